@@ -1,0 +1,591 @@
+"""Styles as repositories: one `config.json` and one `model.safetensors`, from a folder, the package or the Hub.
+
+:class:`PretrainedMixin` gives a network `save_pretrained`, `from_pretrained` and `push_to_hub`. It keeps the
+interface of `huggingface_hub.ModelHubMixin` and replaces its behaviour where a zoo of strangers' files needs
+more: loading is strict, reads safetensors only, takes both files from one commit, and costs nothing before the
+configuration has been checked and the tensors' names and shapes agree with it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from huggingface_hub import HfApi, ModelHubMixin, hf_hub_download
+from huggingface_hub import errors as hub_errors
+from torch import Tensor, nn
+
+from . import __version__, card, configs, weights
+from .errors import (
+    ConfigError,
+    CorruptFileError,
+    GatedRepo,
+    HubUnavailable,
+    NotAStyle,
+    PushRefused,
+    RepoError,
+    RepoNotFound,
+    RevisionNotFound,
+    UnknownName,
+    UnsafeFileError,
+    WeightsError,
+    WeightsMismatch,
+    nearest,
+)
+from .files import replacing_folder, write_text
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+CARD_NAME = "README.md"
+MAX_CONFIG_BYTES = 64 * 1024
+BUNDLED = Path(__file__).with_name("styles")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a model takes and gives; pipeline, export and Space ask this instead of the class.
+
+    Attributes:
+        inputs: names of what `forward` takes: `("image",)`, `("image", "style")` or `("noise",)`.
+        multiple: height and width must be multiples of this.
+        smallest: height and width must be at least this.
+        radius: how far an input pixel reaches in the output, in pixels, on one side, leaving aside the
+            statistics of norms; None when it reaches everywhere.
+        value_range: of input and output pixels.
+    """
+
+    inputs: tuple[str, ...] = ("image",)
+    multiple: int = 1
+    smallest: int = 1
+    radius: int | None = None
+    value_range: tuple[float, float] = (-1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class StyleFiles:
+    """Where one style lies, and its configuration; weights and configuration come from one commit."""
+
+    config: dict[str, Any]
+    weights: Path
+    where: str
+    commit: str | None = None
+
+
+class PretrainedMixin(
+    nn.Module,
+    ModelHubMixin,
+    library_name="styleforge",
+    pipeline_tag="image-to-image",
+    tags=["styleforge", "style-transfer"],
+):
+    """Base of every network that is stored and shared.
+
+    A subclass has a keyword-only constructor whose arguments are plain JSON, annotated with what is allowed
+    (see :mod:`styleforge.configs`): they are its configuration. It has no other arguments. Buffers that are
+    not stored (`persistent=False`) are made with an explicit `device="cpu"`, because loading builds the
+    network on the meta device.
+    """
+
+    capabilities: Capabilities = Capabilities()
+    architectures: ClassVar[dict[str, type[PretrainedMixin]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Only code can register a class; a repository can merely name one of these.
+        PretrainedMixin.architectures[cls.__name__] = cls
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: D102
+        configs.check(cls.__init__, kwargs, where=cls.__name__)
+        return super().__new__(cls, *args, **kwargs)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor arguments of this network, defaults included."""
+        return dict(self._hub_mixin_config or {})
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return next(self.parameters()).dtype
+
+    # -- loading --
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        subfolder: str = "",
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> Self:
+        """Load a network, in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: a folder, the name of a bundled style, or `organisation/name` on
+                the Hub. A folder that exists is taken first.
+            revision: branch, tag or commit on the Hub.
+            subfolder: folder inside the repository.
+            dtype: convert the weights; as stored when None.
+            device: where to put them.
+            token: Hub token; the saved one when None.
+            cache_dir: Hub cache; the usual one when None.
+            local_files_only: never ask the network.
+            force_download: fetch again although it is in the cache.
+
+        Raises:
+            RepoError: not found, gated, offline, or not a style (see :mod:`styleforge.errors`).
+            ConfigError: a configuration that this class does not accept.
+            CorruptFileError, UnsafeFileError, WeightsError: files that cannot be used.
+        """
+        files = fetch(
+            pretrained_model_name_or_path,
+            revision=revision,
+            subfolder=subfolder,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+        return cls.from_files(files, dtype=dtype, device=device)
+
+    @classmethod
+    def from_files(
+        cls, files: StyleFiles, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    ) -> Self:
+        """Build the network that `files` describe; on `PretrainedMixin` itself the class is looked up.
+
+        Raises: as :meth:`from_pretrained`.
+        """
+        found = architecture(files)
+        if not issubclass(found, cls):
+            raise ConfigError(
+                f"This is not a {cls.__name__}",
+                where=files.where,
+                found=found.__name__,
+                allowed=cls.__name__,
+                todo=f"Load it with {found.__name__}.from_pretrained or StylePipeline.from_pretrained.",
+            )
+        config = {k: v for k, v in files.config.items() if not k.startswith("_")}
+        configs.check(found.__init__, config, where=f"{CONFIG_NAME} of {files.where}")
+        try:
+            # Nothing is allocated on the meta device: a configuration that asks for a terabyte costs nothing,
+            # because its shapes will not be those of the file.
+            with torch.device("meta"):
+                network = found(**config)
+        except (TypeError, RuntimeError) as error:  # a required argument is missing; sizes that overflow
+            raise ConfigError(
+                "The configuration does not build a network",
+                where=f"{CONFIG_NAME} of {files.where}",
+                found=error,
+                todo="Ask the author of the style for a complete config.json.",
+            ) from error
+        _compare(network.state_dict(), weights.read_header(files.weights), where=files.where)
+        tensors = weights.read(files.weights, device)
+        weights.check_finite(tensors, where=f"{WEIGHTS_NAME} of {files.where}")
+        network.load_state_dict(tensors, strict=True, assign=True)
+        network.requires_grad_(True)
+        return network.to(device=device, dtype=dtype).eval()
+
+    # -- saving --
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | os.PathLike[str], *, card_facts: dict[str, Any] | None = None
+    ) -> Path:
+        """Write `config.json`, `model.safetensors` and, when there is none yet, `README.md` into a folder.
+
+        A crash or a full disk leaves the folder as it was. Weights keep their type.
+
+        Args:
+            save_directory: the folder; made when it is missing.
+            card_facts: what :func:`styleforge.card.render` puts on the model card.
+
+        Returns:
+            The folder.
+
+        Raises:
+            NonFiniteWeights: NaN or infinity among the weights.
+            WeightsError: two names share one tensor, which safetensors cannot keep apart.
+        """
+        tensors = self.state_dict()
+        _refuse_tied(tensors, where=type(self).__name__)
+        config = {"_class_name": type(self).__name__, "_styleforge_version": __version__, **self.config}
+        folder = Path(save_directory)
+        with replacing_folder(folder, last=(CONFIG_NAME,)) as temporary:
+            weights.write(temporary / WEIGHTS_NAME, tensors, {"_class_name": type(self).__name__})
+            write_text(temporary / CONFIG_NAME, json.dumps(config, indent=2) + "\n")
+            if not (folder / CARD_NAME).exists():
+                write_text(temporary / CARD_NAME, card.render(config, **(card_facts or {})))
+        return folder
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        card_facts: dict[str, Any] | None = None,
+    ) -> str:
+        """Upload this network to the Hub in one commit; see :func:`push_folder`.
+
+        Returns:
+            The address of the commit.
+        """
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = self.save_pretrained(Path(temporary) / "style", card_facts=card_facts)
+            return push_folder(
+                folder,
+                repo_id,
+                commit_message=commit_message,
+                private=private,
+                token=token,
+                revision=revision,
+                create_pr=create_pr,
+            )
+
+    def generate_model_card(self, **facts: Any) -> Any:
+        """The model card as `huggingface_hub.ModelCard`; `facts` as in :func:`styleforge.card.render`."""
+        from huggingface_hub import ModelCard
+
+        return ModelCard(card.render({"_class_name": type(self).__name__, **self.config}, **facts))
+
+
+def architecture(files: StyleFiles) -> type[PretrainedMixin]:
+    """The class that a configuration names, from our own table; nothing is imported for it.
+
+    Raises:
+        UnknownName: no such class; the nearest one is named.
+        NotAStyle: the configuration names none.
+    """
+    name = files.config.get("_class_name")
+    if not isinstance(name, str):
+        raise NotAStyle(
+            f"{CONFIG_NAME} names no architecture",
+            where=files.where,
+            found=f"_class_name = {name!r}",
+            allowed=", ".join(sorted(PretrainedMixin.architectures)),
+            todo="Only networks saved by styleforge can be loaded.",
+        )
+    if name not in PretrainedMixin.architectures:
+        raise UnknownName(
+            "Unknown architecture",
+            where=files.where,
+            found=repr(name[:80]),
+            allowed=", ".join(sorted(PretrainedMixin.architectures)),
+            todo=f"{nearest(name, PretrainedMixin.architectures)}A newer styleforge may know it.",
+        )
+    return PretrainedMixin.architectures[name]
+
+
+# -- fetching --
+
+
+def bundled_styles() -> list[str]:
+    """Names of the styles that come with the package."""
+    return sorted(p.parent.name for p in BUNDLED.glob(f"*/{CONFIG_NAME}"))
+
+
+def fetch(
+    name: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    subfolder: str = "",
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> StyleFiles:
+    """Find a style and its configuration; arguments as in :meth:`PretrainedMixin.from_pretrained`."""
+    if ".." in Path(subfolder).parts or Path(subfolder).is_absolute():
+        raise UnsafeFileError(
+            "A subfolder must lie inside its repository", found=subfolder, todo="Name a plain folder."
+        )
+    for folder in (Path(name), BUNDLED / str(name)):
+        if folder.is_dir():
+            return _local(folder / subfolder, str(name))
+    if Path(name).is_file():
+        raise (
+            _foreign_file(Path(name))
+            if Path(name).suffix in _PICKLES
+            else NotAStyle(
+                "A style is a folder, not a file",
+                where=name,
+                todo=f"Give the folder that holds {CONFIG_NAME}.",
+            )
+        )
+    repo = str(name)
+    if repo.count("/") != 1 or repo.startswith((".", "/", "~")) or isinstance(name, Path):
+        raise RepoNotFound(
+            "No such style",
+            found=f"'{repo}', which is neither a folder here nor organisation/name on the Hub",
+            allowed=f"the bundled {', '.join(bundled_styles()) or 'styles (none in this build)'}",
+            todo=f"{nearest(repo, bundled_styles())}Check the spelling.",
+        )
+    options: dict[str, Any] = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+    with _hub_errors(repo, revision):
+        commit = str(HfApi().resolve_revision(repo, revision=revision, **options))
+    where = f"{repo}@{commit[:8]}"
+    download = functools.partial(
+        hf_hub_download,
+        repo,
+        subfolder=subfolder or None,
+        revision=commit,
+        force_download=force_download,
+        **options,
+    )
+    with _hub_errors(repo, revision, missing=lambda: _not_a_style(where, _remote_files(repo, commit, token))):
+        config = _read_config(Path(download(filename=CONFIG_NAME)), where)
+        return StyleFiles(config, Path(download(filename=WEIGHTS_NAME)), where, commit)
+
+
+def push_folder(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    commit_message: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Upload a style folder to the Hub in one commit; the repository is made when it does not exist.
+
+    A `README.md` that is already on the Hub is left alone: people edit it there.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        NotAStyle: the folder holds no style.
+        PushRefused: no token, or no right to write there.
+        HubUnavailable: network trouble.
+    """
+    folder = Path(folder)
+    _local(folder, str(folder))  # raises when it is not a style
+    api = HfApi(token=token)
+    with _hub_errors(repo_id, revision, pushing=True):
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        keep = [CARD_NAME] if api.file_exists(repo_id, CARD_NAME) else []
+        return str(
+            api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message or f"Upload style with styleforge {__version__}",
+                revision=revision,
+                create_pr=create_pr,
+                ignore_patterns=[*keep, ".*", "*.tmp*", *(f"*{suffix}" for suffix in _PICKLES)],
+            )
+        )
+
+
+def _local(folder: Path, where: str) -> StyleFiles:
+    if not folder.is_dir():
+        raise RepoNotFound("No such folder", where=folder, todo="Check the path and the subfolder.")
+    if not (folder / CONFIG_NAME).is_file() or not (folder / WEIGHTS_NAME).is_file():
+        raise _not_a_style(where, [p.name for p in folder.iterdir()])
+    return StyleFiles(_read_config(folder / CONFIG_NAME, where), folder / WEIGHTS_NAME, where)
+
+
+def _read_config(path: Path, where: str) -> dict[str, Any]:
+    size = path.stat().st_size
+    if size > MAX_CONFIG_BYTES:
+        raise ConfigError(
+            f"{CONFIG_NAME} is too large",
+            where=where,
+            found=f"{size} bytes",
+            allowed=f"up to {MAX_CONFIG_BYTES}",
+            todo="This is not a configuration of styleforge.",
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # ValueError covers bad JSON and bad UTF-8
+        raise CorruptFileError(
+            f"{CONFIG_NAME} is not JSON",
+            where=where,
+            found=error,
+            todo="Download it again, or ask its author.",
+        ) from error
+    if not isinstance(config, dict):
+        raise CorruptFileError(
+            f"{CONFIG_NAME} is not a table of settings",
+            where=where,
+            found=type(config).__name__,
+            todo="Download it again, or ask its author.",
+        )
+    return config
+
+
+def _compare(ours: dict[str, Tensor], theirs: dict[str, weights.TensorInfo], where: str) -> None:
+    """Names and shapes of a network against those of a file, before any tensor is read."""
+    missing = sorted(set(ours) - set(theirs))
+    unexpected = sorted(set(theirs) - set(ours))
+    shapes = [
+        f"{name} {theirs[name].shape} instead of {tuple(ours[name].shape)}"
+        for name in ours
+        if name in theirs and theirs[name].shape != tuple(ours[name].shape)
+    ]
+    kinds = [
+        f"{name} of type {theirs[name].dtype}"
+        for name in ours
+        if name in theirs
+        and (theirs[name].dtype in ("F64", "F32", "F16", "BF16")) != ours[name].is_floating_point()
+    ]
+    parts = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("misfit", shapes),
+            ("mistyped", kinds),
+        )
+        if names
+    ]
+    if parts:
+        raise WeightsMismatch(
+            f"{WEIGHTS_NAME} does not fit {CONFIG_NAME}",
+            where=where,
+            found=" and ".join(parts),
+            allowed=f"exactly the {len(ours)} tensors of this architecture",
+            todo="Both files must come from one save; ask the author of the style.",
+        )
+
+
+def _refuse_tied(tensors: dict[str, Tensor], where: str) -> None:
+    seen: dict[tuple[int, int], str] = {}
+    for name, tensor in tensors.items():
+        key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset())
+        if tensor.numel() and key in seen:
+            raise WeightsError(
+                "Two names share one tensor",
+                where=where,
+                found=f"'{seen[key]}' and '{name}'",
+                allowed="a tensor of its own for every name",
+                todo="Clone one of them before saving.",
+            )
+        seen[key] = name
+
+
+def _foreign_file(path: Path | str) -> UnsafeFileError:
+    return UnsafeFileError(
+        "Pickle files can run code and are not loaded",
+        where=path,
+        allowed=f"a folder with {CONFIG_NAME} and {WEIGHTS_NAME}",
+        todo="Ask its author for safetensors.",
+    )
+
+
+def _not_a_style(where: str, files: Iterable[str]) -> RepoError | UnsafeFileError:
+    """The error for a place without our two files, after a look at what is there instead."""
+    files = sorted(files)
+    if WEIGHTS_NAME not in files and any(f.endswith(_PICKLES) for f in files):
+        return _foreign_file(f"{where}: {next(f for f in files if f.endswith(_PICKLES))}")
+    return NotAStyle(
+        "This is not a styleforge style",
+        where=where,
+        found=", ".join(files[:6]) or "no files",
+        allowed=f"a place with {CONFIG_NAME} and {WEIGHTS_NAME}",
+        todo="Check the name, or the subfolder.",
+    )
+
+
+def _remote_files(repo: str, commit: str, token: str | bool | None) -> list[str]:
+    try:
+        return HfApi().list_repo_files(repo, revision=commit, token=token)
+    except Exception:  # only used to explain another error
+        return []
+
+
+@contextmanager
+def _hub_errors(
+    repo: str,
+    revision: str | None,
+    *,
+    missing: Callable[[], Exception] | None = None,
+    pushing: bool = False,
+) -> Any:
+    """Turn what the Hub client raises into our tree, in plain words."""
+    try:
+        yield
+    except hub_errors.GatedRepoError as error:
+        raise GatedRepo(
+            "This repository asks for permission",
+            where=repo,
+            todo="Accept its terms on its page on the Hub and pass token=, or log in with `hf auth login`.",
+        ) from error
+    except (hub_errors.RevisionNotFoundError, hub_errors.RevisionResolutionError) as error:
+        if isinstance(error, hub_errors.RevisionResolutionError):
+            raise _unavailable(repo, error) from error
+        raise RevisionNotFound(
+            "No such revision",
+            where=repo,
+            found=repr(revision),
+            todo="Look at its branches, tags and commits on the Hub.",
+        ) from error
+    except hub_errors.LocalEntryNotFoundError as error:
+        raise _unavailable(repo, error) from error
+    except hub_errors.RepositoryNotFoundError as error:
+        if pushing:
+            raise _refused(repo, error) from error
+        raise RepoNotFound(
+            "No such repository on the Hub",
+            where=repo,
+            todo=f"{nearest(repo, bundled_styles())}Check the name; a private one needs token= or `hf auth login`.",
+        ) from error
+    except hub_errors.EntryNotFoundError as error:
+        raise (missing() if missing else NotAStyle("A file is missing", where=repo, found=error)) from error
+    except hub_errors.HFValidationError as error:
+        raise RepoNotFound(
+            "This is no name of a repository", where=repo, found=error, todo="Check the name."
+        ) from error
+    except hub_errors.LocalTokenNotFoundError as error:
+        raise _refused(repo, error) from error
+    except hub_errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        if pushing and status in (400, 401, 403, 409, 412):
+            raise _refused(repo, error) from error
+        raise _unavailable(repo, error) from error
+    except (hub_errors.OfflineModeIsEnabled, OSError) as error:
+        if isinstance(error, RepoError):
+            raise
+        raise _unavailable(repo, error) from error
+
+
+def _unavailable(repo: str, error: Exception) -> HubUnavailable:
+    return HubUnavailable(
+        "The Hub cannot be reached and the cache does not hold this style",
+        where=repo,
+        found=str(error).split("\n")[0],
+        todo="Check the network (and HF_HUB_OFFLINE, HF_ENDPOINT), or use a bundled style: "
+        f"{', '.join(bundled_styles()) or 'none in this build'}.",
+    )
+
+
+def _refused(repo: str, error: Exception) -> PushRefused:
+    return PushRefused(
+        "The Hub refused the push",
+        where=repo,
+        found=str(error).split("\n")[0],
+        todo="Log in with `hf auth login` (a token with write access) and check that the name is yours.",
+    )

@@ -1,0 +1,103 @@
+"""pix2pix: from pairs, one picture to the other (Isola et al., 2017)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..configs import Range, Weight, Width
+from ..hub import PretrainedMixin
+from ..losses import Adversarial, discriminator_loss, generator_loss
+from ..models import PatchDiscriminator, ResnetGenerator, UNetGenerator
+from .base import Batch, Method, Player, Terms
+
+
+class Pix2Pix(Method):
+    """A generator and a discriminator that sees source and target side by side.
+
+    Args:
+        generator: "unet" as in the paper, or "resnet" (any picture size without a large multiple).
+        width: base channels of the generator.
+        downs: levels of the U-Net; `2 ** downs` must divide the training size.
+        blocks: residual blocks of the ResNet.
+        norm: norm of the generator and the discriminator.
+        dropout: dropout in the generator while training; the paper's only source of noise.
+        statistics: batch norm statistics at test time, see :class:`~styleforge.models.UNetGenerator`.
+        discriminator_width: base channels of the discriminator.
+        discriminator_layers: 3 judges patches of 70 px.
+        adversarial: see :func:`~styleforge.losses.discriminator_loss`. The paper has "vanilla".
+        l1: weight of the distance to the target.
+        lr: learning rate of the generator.
+        discriminator_lr: of the discriminator; as `lr` when null.
+    """
+
+    data = "paired"
+    paper = "https://arxiv.org/abs/1611.07004"
+
+    def __init__(
+        self,
+        *,
+        generator: Literal["unet", "resnet"] = "unet",
+        width: Width = 64,
+        downs: Annotated[int, Range(2, 10)] = 7,
+        blocks: Annotated[int, Range(0, 64)] = 9,
+        norm: Literal["instance", "batch"] = "batch",
+        dropout: bool = True,
+        statistics: Literal["running", "batch"] = "running",
+        discriminator_width: Width = 64,
+        discriminator_layers: Annotated[int, Range(1, 8)] = 3,
+        adversarial: Adversarial = "lsgan",
+        l1: Weight = 100.0,
+        lr: Annotated[float, Range(0, 1)] = 2e-4,
+        discriminator_lr: Annotated[float, Range(0, 1)] | None = None,
+    ) -> None:
+        super().__init__()
+        self.adversarial, self.l1 = adversarial, l1
+        self.lr, self.discriminator_lr = lr, lr if discriminator_lr is None else discriminator_lr
+        if generator == "unet":
+            self.generator: PretrainedMixin = UNetGenerator(
+                width=width, downs=downs, norm=norm, dropout=dropout, statistics=statistics
+            )
+        else:
+            self.generator = ResnetGenerator(
+                width=width, blocks=blocks, norm=norm, dropout=dropout, upsample="resize"
+            )
+        self.discriminator = PatchDiscriminator(
+            in_channels=6, width=discriminator_width, layers=discriminator_layers, norm=norm
+        )
+
+    def players(self) -> list[Player]:  # noqa: D102
+        # The discriminator first, as in the reference: the generator then meets its newest opinion.
+        return [
+            Player("d", (self.discriminator,), self.discriminator_terms, self.discriminator_lr),
+            Player("generator", (self.generator,), self.generator_terms, self.lr),
+        ]
+
+    def discriminator_terms(self, batch: Batch) -> Terms:
+        """Tell (source, target) from (source, fake)."""
+        fake = self._judge(batch["source"], self._fake(batch).detach())
+        real = self._judge(batch["source"], batch["target"])
+        return {"real_fake": discriminator_loss(real, fake, self.adversarial)}
+
+    def generator_terms(self, batch: Batch) -> Terms:
+        """Pass as the target, and be near it."""
+        fake = self._fake(batch)
+        return {
+            "fool": generator_loss(self._judge(batch["source"], fake), self.adversarial),
+            "l1": self.l1 * F.l1_loss(fake, batch["target"]),
+        }
+
+    def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
+        return {"": self.generator}
+
+    def _fake(self, batch: Batch) -> Tensor:
+        """The newest fake with its graph: one forward pass serves both players."""
+        if "fake" not in batch:
+            batch["fake"] = self.generator(batch["source"])
+        return batch["fake"]
+
+    def _judge(self, source: Tensor, image: Tensor) -> Tensor:
+        return self.discriminator(torch.cat([source, image], dim=1))

@@ -1,0 +1,163 @@
+"""The residual generator of CycleGAN (Zhu et al., 2017), after Johnson et al., 2016; CUT's anti-aliased form too."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..configs import Channels, Range, Width
+from ..hub import Capabilities, PretrainedMixin
+from ..layers import BlurDown, BlurUp, init_normal, norm
+
+
+class ResidualBlock(nn.Module):
+    """conv3, norm, ReLU, [dropout], conv3, norm, plus the input."""
+
+    def __init__(self, channels: int, kind: Literal["instance", "batch"], dropout: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect", bias=False)
+        self.norm1 = norm(kind, channels)
+        self.dropout = nn.Dropout(0.5) if dropout else nn.Identity()
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect", bias=False)
+        self.norm2 = norm(kind, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        y = self.dropout(F.relu(self.norm1(self.conv1(x)), inplace=True))
+        return x + self.norm2(self.conv2(y))
+
+
+class Down(nn.Module):
+    """Halve the size: conv3 with stride 2, or conv3 and then a blur, as CUT does against aliasing."""
+
+    def __init__(self, inputs: int, outputs: int, kind: Literal["instance", "batch"], blur: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, stride=1 if blur else 2, padding=1, bias=False)
+        self.norm = norm(kind, outputs)
+        self.blur = BlurDown() if blur else nn.Identity()
+
+    def after_conv(self, x: Tensor) -> Tensor:
+        """What follows the convolution; CUT looks at the features in between."""
+        return self.blur(F.relu(self.norm(x), inplace=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', ceil(H/2), ceil(W/2))."""
+        return self.after_conv(self.conv(x))
+
+
+class Up(nn.Module):
+    """Double the size: transposed conv3, or a resize (nearest or blurred) and then conv3."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kind: Literal["instance", "batch"],
+        mode: Literal["transpose", "resize", "blur"],
+    ) -> None:
+        super().__init__()
+        if mode == "transpose":
+            self.resize: nn.Module = nn.Identity()
+            self.conv: nn.Module = nn.ConvTranspose2d(
+                inputs, outputs, 3, stride=2, padding=1, output_padding=1, bias=False
+            )
+        else:
+            self.resize = BlurUp() if mode == "blur" else nn.Upsample(scale_factor=2, mode="nearest")
+            self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.norm = norm(kind, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', 2H, 2W)."""
+        return F.relu(self.norm(self.conv(self.resize(x))), inplace=True)
+
+
+class ResnetGenerator(PretrainedMixin, tags=["image-to-image", "resnet"]):
+    """Two steps down, residual blocks, two steps up.
+
+    Convolutions in front of a norm have no bias: an instance norm removes it again, so it would get no gradient
+    and only drift. The reference implementations keep it; their outputs are the same without it.
+
+    Args:
+        in_channels: channels of the input picture.
+        out_channels: channels of the output picture.
+        width: channels after the first convolution; 4 times as many in the blocks.
+        blocks: residual blocks; 6 for 128 px, 9 from 256 px on.
+        norm: instance norm, or batch norm with running statistics at test time.
+        dropout: dropout of one half inside the blocks, while training.
+        downsample: "stride" (CycleGAN) or "blur" (CUT, against aliasing).
+        upsample: "transpose" (CycleGAN; prone to checkerboards), "resize" (nearest) or "blur" (CUT).
+    """
+
+    capabilities = Capabilities(multiple=4, smallest=8)
+
+    def __init__(
+        self,
+        *,
+        in_channels: Channels = 3,
+        out_channels: Channels = 3,
+        width: Width = 64,
+        blocks: Annotated[int, Range(0, 64)] = 9,
+        norm: Literal["instance", "batch"] = "instance",
+        dropout: bool = False,
+        downsample: Literal["stride", "blur"] = "stride",
+        upsample: Literal["transpose", "resize", "blur"] = "transpose",
+    ) -> None:
+        super().__init__()
+        blur = downsample == "blur"
+        self.stem = nn.Conv2d(in_channels, width, 7, padding=3, padding_mode="reflect", bias=False)
+        self.stem_norm = _norm(norm, width)
+        self.down = nn.ModuleList(
+            [Down(width, 2 * width, norm, blur), Down(2 * width, 4 * width, norm, blur)]
+        )
+        self.blocks = nn.ModuleList([ResidualBlock(4 * width, norm, dropout) for _ in range(blocks)])
+        self.up = nn.ModuleList(
+            [Up(4 * width, 2 * width, norm, upsample), Up(2 * width, width, norm, upsample)]
+        )
+        self.head = nn.Conv2d(width, out_channels, 7, padding=3, padding_mode="reflect")
+        init_normal(self)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Style a picture.
+
+        Args:
+            image: (B, in_channels, H, W) in [-1, 1], H and W multiples of 4 and at least 8.
+
+        Returns:
+            (B, out_channels, H, W) in [-1, 1].
+        """
+        x = self._start(image)
+        for step in (*self.down, *self.blocks, *self.up):
+            x = step(x)
+        return self.head(x).tanh()
+
+    def features(self, image: Tensor, blocks: tuple[int, ...] = (0, 4)) -> list[Tensor]:
+        """What CUT compares: the padded picture, both convolutions on the way down, and some blocks.
+
+        Args:
+            image: as for :meth:`forward`.
+            blocks: residual blocks whose output is taken.
+
+        Returns:
+            Feature maps (B, C, h, w), finest first. The picture comes padded by 3 as in the reference.
+        """
+        taps = [F.pad(image, (3, 3, 3, 3), mode="reflect")]
+        x = self._start(image)
+        for down in self.down:
+            x = down.conv(x)
+            taps.append(x)
+            # In the reference without blur the last of these is seen after its norm and ReLU; we take
+            # the plain convolution always.
+            x = down.after_conv(x)
+        for index, block in enumerate(self.blocks[: max(blocks, default=-1) + 1]):
+            x = block(x)
+            if index in blocks:
+                taps.append(x)
+        return taps
+
+    def _start(self, image: Tensor) -> Tensor:
+        return F.relu(self.stem_norm(self.stem(image)), inplace=True)
+
+
+_norm = norm  # the constructor's argument of that name hides it
