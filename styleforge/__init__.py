@@ -1,7 +1,7 @@
 """styleforge: GAN image style, from two lines of code.
 
 >>> from styleforge import StylePipeline
->>> pipe = StylePipeline.from_pretrained("cut-impressionist")
+>>> pipe = StylePipeline.from_pretrained("fastcut-monet")
 >>> pipe("photo.jpg").save("painting.png")
 """
 
@@ -13,18 +13,46 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 # Public name -> the module that holds it. Names load on first use (PEP 562), so `import styleforge`
-# costs no torch, gradio, diffusers or accelerate.
-_PUBLIC = {}
+# costs no torch, gradio, diffusers or accelerate. Training is `styleforge.train`: TrainConfig and train().
+_PUBLIC = {
+    "ImagePolicy": ".images",
+    "PatchDiscriminator": ".models",
+    "PixelDiscriminator": ".models",
+    "PretrainedMixin": ".hub",
+    "ResnetGenerator": ".models",
+    "StylePipeline": ".pipeline",
+    "StyleforgeError": ".errors",
+    "UNetGenerator": ".models",
+    "bundled_styles": ".hub",
+}
 
-__all__ = ["__version__", *_PUBLIC]
+if TYPE_CHECKING:
+    from .errors import StyleforgeError
+    from .hub import PretrainedMixin, bundled_styles
+    from .images import ImagePolicy
+    from .models import PatchDiscriminator, PixelDiscriminator, ResnetGenerator, UNetGenerator
+    from .pipeline import StylePipeline
+
+__all__ = [  # noqa: RUF022 -- the table above is sorted
+    "__version__",
+    "ImagePolicy",
+    "PatchDiscriminator",
+    "PixelDiscriminator",
+    "PretrainedMixin",
+    "ResnetGenerator",
+    "StylePipeline",
+    "StyleforgeError",
+    "UNetGenerator",
+    "bundled_styles",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        value = getattr(importlib.import_module(_PUBLIC[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'styleforge' has no attribute {name!r}")
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'styleforge' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_PUBLIC[name], __name__), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -13,9 +13,11 @@ TEMPLATE = """\
 # {{ name }}
 
 {{ summary }}
-{% if samples %}
-{% for sample in samples %}![{{ sample.text }}]({{ sample.file }})
-{% endfor %}{% endif %}
+{% for sample in samples %}
+
+![{{ sample.text }}]({{ sample.file }})
+{% endfor %}
+
 ## Use
 
 ```python
@@ -30,21 +32,26 @@ The picture that comes out has the size of the one that goes in, whatever it is.
 ## Architecture
 
 `{{ class_name }}` with
+
 {% for key, value in config.items() %}
 - `{{ key }}`: {{ value }}
-{%- endfor %}
+{% endfor %}
+
 {% if training %}
 ## Training
 
 | | |
 |---|---|
-{%- for key, value in training.items() %}
+{% for key, value in training.items() %}
 | {{ key }} | {{ value }} |
-{%- endfor %}
-{% endif %}{% if data %}
+{% endfor %}
+
+{% endif %}
+{% if data %}
 ## Data
 
 {{ data }}
+
 {% endif %}
 ## Limits
 
@@ -52,6 +59,12 @@ The picture that comes out has the size of the one that goes in, whatever it is.
 
 Not meant for: passing pictures off as made by a person, and for evidence, medical or other uses where what a
 picture shows must be true. Pictures made with it are AI-generated; say so where you show them.
+{% if not license %}
+
+## License
+
+None is named. Ask the author before you use or change the weights.
+{% endif %}
 """
 
 
@@ -106,8 +119,9 @@ def render(
         front_matter=yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
         name=name or "A style made with styleforge",
         repo=repo or "organisation/name",
+        license=license,
         summary=summary or "An image style: a picture goes in, a styled picture of the same size comes out.",
-        samples=samples,
+        samples=samples or [],
         class_name=class_name,
         config={k: v for k, v in config.items() if not k.startswith("_")},
         training=training,

@@ -11,7 +11,8 @@ Models and methods take keyword-only arguments with plain JSON values, annotated
 from __future__ import annotations
 
 import inspect
-import math
+import reprlib
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -60,7 +61,7 @@ def check(function: Callable[..., Any], values: Mapping[str, Any], where: object
     for key, value in values.items():
         if key not in parameters:
             raise ConfigError(
-                f"Unknown setting '{key}'",
+                f"Unknown setting {_short(key)}",
                 where=where,
                 allowed=", ".join(parameters) or "none",
                 todo=f"{nearest(key, parameters)}Remove or rename it.",
@@ -118,12 +119,12 @@ def _fits(annotation: Any, value: Any) -> bool:
     if origin is dict:
         return isinstance(value, dict) and all(isinstance(key, str) for key in value)
     if annotation is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and abs(value) <= sys.float_info.max  # neither NaN nor infinity; holds for any integer
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, annotation)
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return reprlib.repr(value)[:200]  # of a stranger's file: neither deep nor long

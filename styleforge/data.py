@@ -198,12 +198,13 @@ class Paired:
             p.files = [names[domain][name] for name in both]
         self.domains = pictures
         for name, a, b in zip(both, pictures["source"].arrays, pictures["target"].arrays, strict=True):
-            if abs(a.shape[0] / a.shape[1] - b.shape[0] / b.shape[1]) > 0.02:
+            ratios = a.shape[1] / a.shape[0], b.shape[1] / b.shape[0]
+            if abs(ratios[0] / ratios[1] - 1) > 0.03:  # reduced sizes are rounded
                 raise DataError(
                     "The two pictures of a pair have different shapes",
                     where=name,
-                    found=f"{a.shape[1]}x{a.shape[0]} and {b.shape[1]}x{b.shape[0]}",
-                    allowed="the same ratio of width to height",
+                    found=f"width / height = {ratios[0]:.2f} and {ratios[1]:.2f}",
+                    allowed="the same ratio",
                     todo="Crop them to the same view.",
                 )
 

@@ -60,7 +60,8 @@ class StyleforgeError(Exception):
             message += f": found {found}"
         if allowed is not None:
             message += f"{'; ' if found is not None else ': '}allowed: {allowed}"
-        message = message.rstrip(".") + "."
+        if not message.endswith(("!", "?")):
+            message = message.rstrip(".") + "."
         # A single argument, so that the error survives pickling between processes.
         super().__init__(f"{message} {todo}" if todo else message)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -35,25 +36,24 @@ def replacing_folder(folder: str | os.PathLike[str], last: tuple[str, ...] = ())
 
     A new `folder` appears by one rename. In an existing one every file is replaced by a rename of its own,
     those named in `last` at the end (a reader then never sees the new description of old contents), and
-    files that were not written this time stay. A failing block leaves `folder` as it was.
+    files that were not written this time stay. A failing block, or a failing rename, leaves `folder` as it was.
     """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}.tmp")
+    folder = Path(os.path.abspath(folder))  # "." has no name
+    # In an existing folder rather than beside it: that may be another disk, or not ours to write.
+    parent = folder if folder.is_dir() else folder.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = parent / f".{folder.name}-{uuid.uuid4().hex[:8]}.tmp"
     temporary.mkdir()
     try:
         yield temporary
         files = sorted(p.relative_to(temporary) for p in temporary.rglob("*") if p.is_file())
         for file in files:
             _sync(temporary / file)
-        try:
-            os.rename(temporary, folder)  # works when `folder` is new (or an empty folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-            for file in sorted(files, key=lambda f: f.as_posix() in last):
-                (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(temporary / file, folder / file)
+        if parent != folder:
+            with suppress(OSError):  # another writer may have made it by now
+                os.rename(temporary, folder)
+        if temporary.exists():
+            _replace_all(temporary, folder, sorted(files, key=lambda file: file.as_posix() in last))
         _sync(folder)
         _sync(folder.parent)
     finally:
@@ -72,6 +72,33 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
     return write_bytes(path, text.encode())
 
 
+def _replace_all(source: Path, target: Path, files: list[Path]) -> None:
+    """Put files of one folder over those of another; when one cannot be put there, the old ones come back."""
+    old = source / ".old"
+    for file in files:
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        (old / file).parent.mkdir(parents=True, exist_ok=True)
+        if (target / file).exists():
+            _link(target / file, old / file)
+    try:
+        for file in files:
+            os.replace(source / file, target / file)
+    except BaseException:
+        for file in files:
+            if (old / file).exists():
+                os.replace(old / file, target / file)
+            else:
+                (target / file).unlink(missing_ok=True)
+        raise
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # not every file system has hard links
+        shutil.copy2(source, target)
+
+
 def _sync(path: Path) -> None:
     """Ask the system to put a file or a folder's entries on the disk."""
     try:
@@ -80,7 +107,8 @@ def _sync(path: Path) -> None:
         return
     try:
         os.fsync(descriptor)
-    except OSError:  # some network file systems cannot sync folders
-        pass
+    except OSError as error:  # some network file systems cannot sync folders; but a full disk must be heard
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
     finally:
         os.close(descriptor)

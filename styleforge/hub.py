@@ -9,18 +9,22 @@ configuration has been checked and the tensors' names and shapes agree with it.
 from __future__ import annotations
 
 import functools
+import hashlib
+import itertools
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from pathlib import Path, PureWindowsPath
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from huggingface_hub import HfApi, ModelHubMixin, hf_hub_download
 from huggingface_hub import errors as hub_errors
+from huggingface_hub.utils import httpx
 from torch import Tensor, nn
 
 from . import __version__, card, configs, weights
@@ -34,6 +38,7 @@ from .errors import (
     RepoError,
     RepoNotFound,
     RevisionNotFound,
+    StyleforgeError,
     UnknownName,
     UnsafeFileError,
     WeightsError,
@@ -61,6 +66,7 @@ class Capabilities:
         radius: how far an input pixel reaches in the output, in pixels, on one side, leaving aside the
             statistics of norms; None when it reaches everywhere.
         value_range: of input and output pixels.
+        output: "image", or "logits" for discriminators.
     """
 
     inputs: tuple[str, ...] = ("image",)
@@ -68,6 +74,7 @@ class Capabilities:
     smallest: int = 1
     radius: int | None = None
     value_range: tuple[float, float] = (-1.0, 1.0)
+    output: Literal["image", "logits"] = "image"
 
 
 @dataclass(frozen=True)
@@ -192,7 +199,9 @@ class PretrainedMixin(
             # because its shapes will not be those of the file.
             with torch.device("meta"):
                 network = found(**config)
-        except (TypeError, RuntimeError) as error:  # a required argument is missing; sizes that overflow
+        except StyleforgeError:
+            raise
+        except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # a required argument is missing, ...
             raise ConfigError(
                 "The configuration does not build a network",
                 where=f"{CONFIG_NAME} of {files.where}",
@@ -200,10 +209,9 @@ class PretrainedMixin(
                 todo="Ask the author of the style for a complete config.json.",
             ) from error
         _compare(network.state_dict(), weights.read_header(files.weights), where=files.where)
-        tensors = weights.read(files.weights, device)
+        tensors = weights.read(files.weights)
         weights.check_finite(tensors, where=f"{WEIGHTS_NAME} of {files.where}")
         network.load_state_dict(tensors, strict=True, assign=True)
-        network.requires_grad_(True)
         return network.to(device=device, dtype=dtype).eval()
 
     # -- saving --
@@ -231,7 +239,7 @@ class PretrainedMixin(
         config = {"_class_name": type(self).__name__, "_styleforge_version": __version__, **self.config}
         folder = Path(save_directory)
         with replacing_folder(folder, last=(CONFIG_NAME,)) as temporary:
-            weights.write(temporary / WEIGHTS_NAME, tensors, {"_class_name": type(self).__name__})
+            weights.write(temporary / WEIGHTS_NAME, tensors)
             write_text(temporary / CONFIG_NAME, json.dumps(config, indent=2) + "\n")
             if not (folder / CARD_NAME).exists():
                 write_text(temporary / CARD_NAME, card.render(config, **(card_facts or {})))
@@ -251,10 +259,11 @@ class PretrainedMixin(
         """Upload this network to the Hub in one commit; see :func:`push_folder`.
 
         Returns:
-            The address of the commit.
+            The address of the commit, or of the pull request.
         """
         with tempfile.TemporaryDirectory() as temporary:
-            folder = self.save_pretrained(Path(temporary) / "style", card_facts=card_facts)
+            facts = {"repo": repo_id if "/" in repo_id else None, **(card_facts or {})}
+            folder = self.save_pretrained(Path(temporary) / "style", card_facts=facts)
             return push_folder(
                 folder,
                 repo_id,
@@ -318,17 +327,19 @@ def fetch(
     force_download: bool = False,
 ) -> StyleFiles:
     """Find a style and its configuration; arguments as in :meth:`PretrainedMixin.from_pretrained`."""
-    if ".." in Path(subfolder).parts or Path(subfolder).is_absolute():
+    inside = PureWindowsPath(subfolder)  # knows both kinds of slashes
+    if ".." in inside.parts or inside.anchor:
         raise UnsafeFileError(
             "A subfolder must lie inside its repository", found=subfolder, todo="Name a plain folder."
         )
-    for folder in (Path(name), BUNDLED / str(name)):
-        if folder.is_dir():
-            return _local(folder / subfolder, str(name))
-    if Path(name).is_file():
+    if os.path.isdir(name):
+        return _local(Path(name) / subfolder, str(name))
+    if str(name) in bundled_styles():
+        return _local(BUNDLED / str(name) / subfolder, str(name))
+    if os.path.isfile(name):
         raise (
             _foreign_file(Path(name))
-            if Path(name).suffix in _PICKLES
+            if Path(name).suffix.lower() in _PICKLES
             else NotAStyle(
                 "A style is a folder, not a file",
                 where=name,
@@ -336,17 +347,17 @@ def fetch(
             )
         )
     repo = str(name)
-    if repo.count("/") != 1 or repo.startswith((".", "/", "~")) or isinstance(name, Path):
+    if repo.count("/") != 1 or repo.startswith((".", "/", "~")) or not isinstance(name, str):
         raise RepoNotFound(
             "No such style",
-            found=f"'{repo}', which is neither a folder here nor organisation/name on the Hub",
+            found=f"'{repo[:200]}', which is neither a folder here nor organisation/name on the Hub",
             allowed=f"the bundled {', '.join(bundled_styles()) or 'styles (none in this build)'}",
             todo=f"{nearest(repo, bundled_styles())}Check the spelling.",
         )
     options: dict[str, Any] = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
     with _hub_errors(repo, revision):
-        commit = str(HfApi().resolve_revision(repo, revision=revision, **options))
-    where = f"{repo}@{commit[:8]}"
+        commit = HfApi().resolve_revision(repo, revision=revision, **options).resolved
+    where = f"{repo}@{commit[:8]}" + (f"/{subfolder}" if subfolder else "")
     download = functools.partial(
         hf_hub_download,
         repo,
@@ -355,9 +366,13 @@ def fetch(
         force_download=force_download,
         **options,
     )
-    with _hub_errors(repo, revision, missing=lambda: _not_a_style(where, _remote_files(repo, commit, token))):
+    with _hub_errors(
+        repo, revision, missing=lambda: _not_a_style(where, _remote_files(repo, commit, subfolder, token))
+    ):
         config = _read_config(Path(download(filename=CONFIG_NAME)), where)
-        return StyleFiles(config, Path(download(filename=WEIGHTS_NAME)), where, commit)
+        path = Path(download(filename=WEIGHTS_NAME))
+        _check_digest(path, where)
+        return StyleFiles(config, path, where, commit)
 
 
 def push_folder(
@@ -375,11 +390,11 @@ def push_folder(
     A `README.md` that is already on the Hub is left alone: people edit it there.
 
     Returns:
-        The address of the commit.
+        The address of the commit, or of the pull request.
 
     Raises:
         NotAStyle: the folder holds no style.
-        PushRefused: no token, or no right to write there.
+        PushRefused: no token, no right to write there, or `private` where everybody can read already.
         HubUnavailable: network trouble.
     """
     folder = Path(folder)
@@ -387,17 +402,23 @@ def push_folder(
     api = HfApi(token=token)
     with _hub_errors(repo_id, revision, pushing=True):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        keep = [CARD_NAME] if api.file_exists(repo_id, CARD_NAME) else []
-        return str(
-            api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                commit_message=commit_message or f"Upload style with styleforge {__version__}",
-                revision=revision,
-                create_pr=create_pr,
-                ignore_patterns=[*keep, ".*", "*.tmp*", *(f"*{suffix}" for suffix in _PICKLES)],
+        if private and not api.repo_info(repo_id).private:
+            raise PushRefused(
+                "This repository is public",
+                where=repo_id,
+                found="private=True",
+                todo="Make it private on its page on the Hub, or push without private=True.",
             )
+        keep = [CARD_NAME] if api.file_exists(repo_id, CARD_NAME, revision=revision) else []
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            commit_message=commit_message or f"Upload style with styleforge {__version__}",
+            revision=revision,
+            create_pr=create_pr,
+            ignore_patterns=[*keep, ".*", "*/.*", "*.tmp*", *(f"*{suffix}" for suffix in _PICKLES)],
         )
+        return commit.pr_url or commit.commit_url
 
 
 def _local(folder: Path, where: str) -> StyleFiles:
@@ -419,20 +440,20 @@ def _read_config(path: Path, where: str) -> dict[str, Any]:
             todo="This is not a configuration of styleforge.",
         )
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # ValueError covers bad JSON and bad UTF-8
+        config = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=weights.unique_keys)
+    except (ValueError, RecursionError) as error:  # ValueError covers bad JSON, bad UTF-8 and a key that stands twice
         raise CorruptFileError(
             f"{CONFIG_NAME} is not JSON",
             where=where,
             found=error,
-            todo="Download it again, or ask its author.",
+            todo="Download it again (force_download=True), or ask its author.",
         ) from error
     if not isinstance(config, dict):
         raise CorruptFileError(
             f"{CONFIG_NAME} is not a table of settings",
             where=where,
             found=type(config).__name__,
-            todo="Download it again, or ask its author.",
+            todo="Ask its author.",
         )
     return config
 
@@ -449,8 +470,7 @@ def _compare(ours: dict[str, Tensor], theirs: dict[str, weights.TensorInfo], whe
     kinds = [
         f"{name} of type {theirs[name].dtype}"
         for name in ours
-        if name in theirs
-        and (theirs[name].dtype in ("F64", "F32", "F16", "BF16")) != ours[name].is_floating_point()
+        if name in theirs and not _interchangeable(weights.DTYPES[theirs[name].dtype], ours[name].dtype)
     ]
     parts = [
         f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
@@ -472,19 +492,52 @@ def _compare(ours: dict[str, Tensor], theirs: dict[str, weights.TensorInfo], whe
         )
 
 
+def _interchangeable(theirs: torch.dtype, ours: torch.dtype) -> bool:
+    return theirs == ours or (theirs.is_floating_point and ours.is_floating_point)
+
+
+def _check_digest(path: Path, where: str) -> None:
+    """Compare a file of the Hub's cache with its name there: for a large file, its SHA-256.
+
+    The Hub's client compares sizes only, so a flipped bit or a cut file would stay in the cache for good.
+    """
+    expected = path.resolve().name
+    if not re.fullmatch("[0-9a-f]{64}", expected):  # a cache without links, or a server without LFS
+        return
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise CorruptFileError(
+            f"{WEIGHTS_NAME} was damaged on its way, or in the cache",
+            where=where,
+            found=f"SHA-256 {found[:8]}...",
+            allowed=f"{expected[:8]}...",
+            todo="Download it again (force_download=True).",
+        )
+
+
 def _refuse_tied(tensors: dict[str, Tensor], where: str) -> None:
-    seen: dict[tuple[int, int], str] = {}
-    for name, tensor in tensors.items():
-        key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset())
-        if tensor.numel() and key in seen:
+    """Tensors that share memory would be stored twice, and part on loading."""
+    spans = sorted(
+        (str(tensor.device), tensor.data_ptr(), tensor.data_ptr() + _extent(tensor), name)
+        for name, tensor in tensors.items()
+        if tensor.numel()
+    )
+    for (device, _, end, name), (other_device, begin, _, other) in itertools.pairwise(spans):
+        if device == other_device and begin < end:
             raise WeightsError(
                 "Two names share one tensor",
                 where=where,
-                found=f"'{seen[key]}' and '{name}'",
+                found=f"'{name}' and '{other}'",
                 allowed="a tensor of its own for every name",
                 todo="Clone one of them before saving.",
             )
-        seen[key] = name
+
+
+def _extent(tensor: Tensor) -> int:
+    """Bytes from the first element of a tensor to the end of its last."""
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return tensor.element_size() * (1 + sum((size - 1) * stride for size, stride in steps))
 
 
 def _foreign_file(path: Path | str) -> UnsafeFileError:
@@ -499,8 +552,9 @@ def _foreign_file(path: Path | str) -> UnsafeFileError:
 def _not_a_style(where: str, files: Iterable[str]) -> RepoError | UnsafeFileError:
     """The error for a place without our two files, after a look at what is there instead."""
     files = sorted(files)
-    if WEIGHTS_NAME not in files and any(f.endswith(_PICKLES) for f in files):
-        return _foreign_file(f"{where}: {next(f for f in files if f.endswith(_PICKLES))}")
+    pickles = [file for file in files if file.lower().endswith(_PICKLES)]
+    if WEIGHTS_NAME not in files and pickles:
+        return _foreign_file(f"{where}: {pickles[0]}")
     return NotAStyle(
         "This is not a styleforge style",
         where=where,
@@ -510,11 +564,13 @@ def _not_a_style(where: str, files: Iterable[str]) -> RepoError | UnsafeFileErro
     )
 
 
-def _remote_files(repo: str, commit: str, token: str | bool | None) -> list[str]:
+def _remote_files(repo: str, commit: str, subfolder: str, token: str | bool | None) -> list[str]:
+    prefix = f"{subfolder.strip('/')}/" if subfolder else ""
     try:
-        return HfApi().list_repo_files(repo, revision=commit, token=token)
+        files = HfApi().list_repo_files(repo, revision=commit, token=token)
     except Exception:  # only used to explain another error
         return []
+    return [file.removeprefix(prefix) for file in files if file.startswith(prefix)]
 
 
 @contextmanager
@@ -528,23 +584,23 @@ def _hub_errors(
     """Turn what the Hub client raises into our tree, in plain words."""
     try:
         yield
+    except StyleforgeError:
+        raise
     except hub_errors.GatedRepoError as error:
         raise GatedRepo(
             "This repository asks for permission",
             where=repo,
             todo="Accept its terms on its page on the Hub and pass token=, or log in with `hf auth login`.",
         ) from error
-    except (hub_errors.RevisionNotFoundError, hub_errors.RevisionResolutionError) as error:
-        if isinstance(error, hub_errors.RevisionResolutionError):
-            raise _unavailable(repo, error) from error
+    except hub_errors.RevisionNotFoundError as error:
         raise RevisionNotFound(
             "No such revision",
             where=repo,
             found=repr(revision),
             todo="Look at its branches, tags and commits on the Hub.",
         ) from error
-    except hub_errors.LocalEntryNotFoundError as error:
-        raise _unavailable(repo, error) from error
+    except (hub_errors.LocalEntryNotFoundError, hub_errors.RevisionResolutionError) as error:
+        raise _unavailable(repo, error, pushing) from error
     except hub_errors.RepositoryNotFoundError as error:
         if pushing:
             raise _refused(repo, error) from error
@@ -554,7 +610,7 @@ def _hub_errors(
             todo=f"{nearest(repo, bundled_styles())}Check the name; a private one needs token= or `hf auth login`.",
         ) from error
     except hub_errors.EntryNotFoundError as error:
-        raise (missing() if missing else NotAStyle("A file is missing", where=repo, found=error)) from error
+        raise (missing() if missing else _unavailable(repo, error, pushing)) from error
     except hub_errors.HFValidationError as error:
         raise RepoNotFound(
             "This is no name of a repository", where=repo, found=error, todo="Check the name."
@@ -565,18 +621,38 @@ def _hub_errors(
         status = getattr(error.response, "status_code", None)
         if pushing and status in (400, 401, 403, 409, 412):
             raise _refused(repo, error) from error
-        raise _unavailable(repo, error) from error
-    except (hub_errors.OfflineModeIsEnabled, OSError) as error:
-        if isinstance(error, RepoError):
-            raise
-        raise _unavailable(repo, error) from error
+        if status in (401, 403):
+            raise GatedRepo(
+                "The Hub refuses access to this repository",
+                where=repo,
+                found=_first_line(error),
+                todo="Check the token: `hf auth whoami`.",
+            ) from error
+        raise _unavailable(repo, error, pushing) from error
+    except ValueError as error:  # the client: arguments that exclude each other, or a forced download that failed
+        if pushing:
+            raise _refused(repo, error) from error
+        raise _unavailable(repo, error.__cause__ or error) from error
+    except (httpx.HTTPError, OSError) as error:
+        raise _unavailable(repo, error, pushing) from error
 
 
-def _unavailable(repo: str, error: Exception) -> HubUnavailable:
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def _unavailable(repo: str, error: BaseException, pushing: bool = False) -> HubUnavailable:
+    if pushing:
+        return HubUnavailable(
+            "The Hub cannot be reached",
+            where=repo,
+            found=_first_line(error),
+            todo="Check the network (and HF_HUB_OFFLINE, HF_ENDPOINT), and push again.",
+        )
     return HubUnavailable(
         "The Hub cannot be reached and the cache does not hold this style",
         where=repo,
-        found=str(error).split("\n")[0],
+        found=_first_line(error),
         todo="Check the network (and HF_HUB_OFFLINE, HF_ENDPOINT), or use a bundled style: "
         f"{', '.join(bundled_styles()) or 'none in this build'}.",
     )
@@ -586,6 +662,6 @@ def _refused(repo: str, error: Exception) -> PushRefused:
     return PushRefused(
         "The Hub refused the push",
         where=repo,
-        found=str(error).split("\n")[0],
+        found=_first_line(error),
         todo="Log in with `hf auth login` (a token with write access) and check that the name is yours.",
     )

@@ -1,12 +1,13 @@
 """Pictures in and out: files, bytes, URLs, PIL, numpy and torch <-> tensors `(1, 3, H, W)` in [-1, 1].
 
 `read` is the only door in. Whatever comes through it ends as a `Picture` (upright, sRGB, alpha apart) or
-as an `ImageError`; nothing else is raised and nothing is guessed. `to_pil` and `save` are the way out,
-`pad` and `crop` make any size fit a network.
+as an `ImageError`; nothing is guessed. `to_pil` and `save` lead out, `pad` and `crop` fit any size to a
+network.
 
-Documented limits: of an animation the first frame is read (of a PIL object, the frame it stands at);
-Pillow decodes 16-bit *colour* to 8 bit, so only 16-bit *grey* keeps its depth; a JPEG that ends early but
-has an end marker is legal to libjpeg and comes out grey below. Proxies from the environment are not used.
+Known limits: of an animation the first frame is read (of a PIL object, the frame it stands at). Pillow
+decodes 16-bit *colour* to 8 bit, so only 16-bit *grey* keeps its depth. A JPEG that was cut and then got
+an end marker is legal to libjpeg and comes out grey below; so does any cut file for whoever sets Pillow's
+`LOAD_TRUNCATED_IMAGES`. Proxies from the environment are not used.
 """
 
 from __future__ import annotations
@@ -39,7 +40,6 @@ from torch import Tensor
 
 from styleforge.errors import ConfigError, ImageError, ImageFormatRefused, ImageTooLarge, ImageUnreadable
 
-_EXTERNAL = {"EPS", "WMF", "EMF"}  # Pillow hands these to Ghostscript or to the Windows GDI
 _TOLERANCE = 1e-4  # by which floats may leave [0, 1]: rounding of a resize, not a wrong range
 
 
@@ -58,9 +58,6 @@ class ImagePolicy:
         timeout: seconds for a whole download, redirects included (looking up a host name has its own).
         redirects: how many redirects are followed.
         url_bytes: size of a download, on top of `max_bytes`.
-
-    Raises:
-        ConfigError: for a format that Pillow would hand to another program.
     """
 
     formats: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")
@@ -71,13 +68,6 @@ class ImagePolicy:
     timeout: float = 10.0
     redirects: int = 3
     url_bytes: int = 64 * 2**20
-
-    def __post_init__(self) -> None:
-        """Refuse formats that run other programs."""
-        if bad := _EXTERNAL.intersection(name.upper() for name in self.formats):
-            raise ConfigError(
-                "This format runs another program and cannot be allowed", found=", ".join(sorted(bad))
-            )
 
 
 DEFAULT_POLICY = ImagePolicy()
@@ -107,9 +97,7 @@ class Picture:
         """`(width, height)` in pixels."""
         return self.rgb.shape[1], self.rgb.shape[0]
 
-    def tensor(
-        self, *, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
-    ) -> Tensor:
+    def tensor(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
         """A new tensor `(1, 3, H, W)` in [-1, 1] (without the alpha)."""
         half = np.iinfo(self.rgb.dtype).max / 2  # 127.5 or 32767.5: exact, so the ends are exactly -1 and 1
         planes = np.ascontiguousarray(self.rgb.transpose(2, 0, 1), dtype=np.float32)
@@ -124,11 +112,11 @@ def read(source: Source, policy: ImagePolicy = DEFAULT_POLICY) -> Picture:
 
     Args:
         source: a path, an `http(s)://` URL, the bytes of a file, a binary file object (read from where it
-            stands), a PIL image (copied, never changed), a numpy array `(H, W)` or `(H, W, 1..4)`, a tensor
+            stands), a PIL image (never changed), a numpy array `(H, W)` or `(H, W, 1..4)`, a tensor
             `(H, W)`, `(1..4, H, W)` or `(1, 1..4, H, W)`, or a `Picture`, which comes back as it is.
             Two channels are grey and alpha, four are RGB and alpha. Arrays and tensors are bool, uint8,
             uint16 or **floats in [0, 1]**, and so is PIL's mode F; 32-bit integer grey (PIL's mode I)
-            counts 0..65535. Both, and 16-bit grey, become uint16.
+            counts 0..65535. Floats and grey of more than 8 bit become uint16.
         policy: the limits. They are checked from the header, before any pixel is decoded.
 
     Returns:
@@ -139,45 +127,41 @@ def read(source: Source, policy: ImagePolicy = DEFAULT_POLICY) -> Picture:
         ImageTooLarge: over a limit of the policy.
         ImageFormatRefused: a format that the policy does not list.
         ImageUnreadable: missing, rotten, truncated, no picture at all, a failed download.
-        ImageError: a wrong shape, type or range of values, or a source that may not be read.
+        ImageError: a wrong shape, type or range of values, or an address that may not be read.
     """
     if isinstance(source, Picture):
         return source
-    if isinstance(source, Image.Image):
-        where = str(getattr(source, "filename", "") or "<PIL image>")
-        with _reading(where):
-            return _from_pil(source, where, policy)
     if isinstance(source, np.ndarray):
         return _from_array(source, "<array>", policy)
     if isinstance(source, Tensor):
         return _from_tensor(source, policy)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return _from_file(io.BytesIO(source), "<bytes>", policy)
+    where = "<bytes>"
     if isinstance(source, str) and (scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://|data:", source)):
         where = _short(source)
-        if (scheme[1] or "data").lower() not in ("http", "https") or not policy.urls:
+        if (scheme[1] or "").lower() not in ("http", "https") or not policy.urls:
+            allowed = "http and https" if policy.urls else "no address at all"
             todo = "Save the picture to a file and give its path."
-            allowed = "http and https" if policy.urls else "no addresses at all"
             raise ImageError("This address is not read", where=where, allowed=allowed, todo=todo)
-        return _from_file(io.BytesIO(_download(source, where, policy)), where, policy)
+        source = _download(source, where, policy)
+    if isinstance(source, Image.Image):
+        where = str(getattr(source, "filename", "") or "<PIL image>")
+        with _reading(where):
+            return _from_pil(source, where, policy)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _from_file(io.BytesIO(source), where, policy)
     if isinstance(source, (str, os.PathLike)):
         where = os.fsdecode(source)
         with _reading(where):
-            # A pipe would block for ever and /dev/zero never ends.
-            if not stat.S_ISREG(os.stat(source).st_mode):
+            if not stat.S_ISREG(os.stat(source).st_mode):  # a pipe would block, /dev/zero never ends
                 raise ImageUnreadable("Cannot read the picture", where=where, found="no regular file")
             with open(source, "rb") as file:
                 return _from_file(file, where, policy)
     if hasattr(source, "read"):
         where = str(getattr(source, "name", "<file>"))
         with _reading(where):
-            data = _read_at_most(source, policy.max_bytes, where)
-        return _from_file(io.BytesIO(data), where, policy)
-    raise ImageError(
-        "Cannot read a picture from this",
-        found=f"a {type(source).__name__}",
-        allowed="a path, URL, bytes, binary file, PIL image, numpy array or tensor",
-    )
+            return _from_file(io.BytesIO(_read_at_most(source, policy.max_bytes, where)), where, policy)
+    allowed = "a path, URL, bytes, binary file, PIL image, numpy array or tensor"
+    raise ImageError("Cannot read a picture from this", found=f"a {type(source).__name__}", allowed=allowed)
 
 
 # ---------------------------------------------------------------------------------------------- files
@@ -190,12 +174,16 @@ def _reading(where: str, what: str = "Cannot read the picture") -> Iterator[None
         yield
     except ImageError:
         raise
-    except Image.DecompressionBombError as error:  # of a GIF frame, which Pillow checks by itself
+    except Image.DecompressionBombError as error:  # of a GIF's frame, which Pillow checks by itself
         raise ImageTooLarge(what, where=where, found=str(error)) from error
     except Exception as error:
-        todo = "Check that the file is there, complete, and opens in a viewer."
-        found = f"{type(error).__name__}: {error}"
-        raise ImageUnreadable(what, where=where, found=found, todo=todo) from error
+        todo = "Check that it is there, complete, and opens in a viewer."
+        raise ImageUnreadable(what, where=where, found=f"{type(error).__name__}: {error}", todo=todo) from error
+
+
+def _check_bytes(size: int, limit: int, where: str) -> None:
+    if size > limit:
+        raise ImageTooLarge("The file is too large", where=where, allowed=f"{limit / 2**20:g} MiB")
 
 
 def _read_at_most(stream: Any, limit: int, where: str) -> bytes:
@@ -203,234 +191,217 @@ def _read_at_most(stream: Any, limit: int, where: str) -> bytes:
     while part := stream.read(min(2**20, limit + 1 - size)):
         parts.append(part)
         size += len(part)
-        if size > limit:
-            raise ImageTooLarge("The file is too large", where=where, allowed=f"{limit:,} bytes")
+        _check_bytes(size, limit, where)
     return b"".join(parts)
 
 
 def _from_file(file: BinaryIO, where: str, policy: ImagePolicy) -> Picture:
     with _reading(where):
-        size = file.seek(0, os.SEEK_END)
-        if size > policy.max_bytes:
-            allowed = f"{policy.max_bytes:,} bytes"
-            raise ImageTooLarge(
-                "The file is too large", where=where, found=f"{size:,} bytes", allowed=allowed
-            )
+        _check_bytes(file.seek(0, os.SEEK_END), policy.max_bytes, where)
         image = _identify(file, where, policy)
         picture = _from_pil(image, where, policy)
-        if image.format == "PNG":
-            # Rows that a short stream left out stay zero, and Pillow says nothing.
-            rows = np.asarray(image).reshape(image.height, -1).any(axis=1)
-            if (image.info.get("interlace") or not rows.all()) and not _png_is_whole(file):
-                raise ImageUnreadable("The picture is truncated", where=where, found="missing rows")
+        # Rows that a short PNG stream leaves out stay zero, and Pillow says nothing. (For 16-bit grey
+        # getbbox() looks at half of a row only; that costs a needless check, never a missing one.)
+        if image.format == "PNG" and (
+            image.info.get("interlace") or (image.getbbox(alpha_only=False) or (0,))[-1] < image.height
+        ):
+            _check_png(file)
         return picture
 
 
 def _identify(file: BinaryIO, where: str, policy: ImagePolicy) -> Image.Image:
-    """Pillow's `Image.open(file, formats=...)` without its own fixed limit.
+    """Pillow's `Image.open(file, formats=...)` without its own limit of 179 megapixels.
 
-    That limit (an error from 179 megapixels on) is a global of the process, so neither our larger nor our
-    smaller one can be had by changing it without a race between threads. The registry is public.
+    That limit is a global of the process: neither a larger nor a smaller one can be had by changing it
+    without a race between threads. The registry of plugins is public.
     """
     Image.init()
     file.seek(0)
     prefix = file.read(32)
-    cause: Exception | None = None
+    cause: Exception = ValueError(f"no {', '.join(policy.formats)} picture begins like this")
     for name in policy.formats:
-        factory, accept = Image.OPEN.get(name.upper(), (None, None))
+        factory, accept = Image.OPEN.get(name, (None, None))
         if factory and (accept is None or accept(prefix) is True):
             file.seek(0)
             try:
                 return factory(file, "")
-            except SyntaxError as error:  # "not mine", and what Pillow makes of errors in a header
+            except SyntaxError as error:  # "not mine", and what Pillow makes of most errors in a header
                 cause = error
-    if cause is None:
-        for name, (_, accept) in Image.OPEN.items():
-            if accept and accept(prefix) is True:
-                allowed = ", ".join(policy.formats)
-                todo = "Convert it to PNG first."
-                raise ImageFormatRefused(
-                    "This picture format is not read", where=where, found=name, allowed=allowed, todo=todo
-                )
-    raise cause or ValueError(f"no {', '.join(policy.formats)} picture begins like this")
+    others = [name for name, (_, accept) in Image.OPEN.items() if accept and accept(prefix) is True]
+    others += ["HEIC"] if prefix[4:10] in (b"ftyphe", b"ftypmi") else []  # phones; no plugin of Pillow's
+    if others and isinstance(cause, ValueError):
+        allowed, todo = ", ".join(policy.formats), "Convert it to PNG or JPEG first."
+        raise ImageFormatRefused("This format is not read", where=where, found=others[0], allowed=allowed, todo=todo)
+    raise cause
 
 
-def _png_is_whole(file: BinaryIO) -> bool:
-    """Whether the compressed stream of a PNG holds all the rows that its header promises."""
+def _check_png(file: BinaryIO) -> None:
+    """Refuse a PNG whose compressed stream holds fewer rows than its header promises."""
     file.seek(8)
     inflate, missing = zlib.decompressobj(), 1
-    while len(head := file.read(8)) == 8 and missing > 0:
-        length, kind = struct.unpack(">I4s", head)
-        body = file.read(length) if kind in (b"IHDR", b"IDAT") else file.seek(length, os.SEEK_CUR)
+    while missing > 0:
+        length, kind = struct.unpack(">I4s", file.read(8))  # struct.error at the end of the file
+        body = file.read(length)
         file.seek(4, os.SEEK_CUR)  # the checksum, which Pillow has seen
         if kind == b"IHDR":
             width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", body)
+            passes = [(0, 0, 1, 1)]  # first column, first row, steps
+            if interlaced:
+                passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)]
+                passes += [(0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
             bits *= {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
-            passes = [(0, 0, 1, 1)]
-            if interlaced:  # Adam7: first column, first row, steps
-                passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4)]
-                passes += [(1, 0, 2, 2), (0, 1, 1, 2)]
             sizes = [(len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in passes]
             missing = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns)
+        elif kind == b"IEND":
+            raise EOFError(f"truncated, {missing} bytes of pixels are missing")
         while kind == b"IDAT" and body and missing > 0:
             missing -= len(inflate.decompress(body, 2**20))
             body = inflate.unconsumed_tail
-    return missing <= 0
 
 
 # ------------------------------------------------------------------------------------- PIL -> Picture
 
 
 def _check_size(width: int, height: int, where: str, policy: ImagePolicy) -> None:
+    found = f"{width:,} x {height:,} pixels"
     if width < 1 or height < 1:
-        raise ImageError("The picture is empty", where=where, found=f"{width} x {height} pixels")
+        raise ImageError("The picture is empty", where=where, found=found)
     if max(width, height) > policy.max_side or width * height > policy.max_pixels:
-        raise ImageTooLarge(
-            "The picture is too large",
-            where=where,
-            found=f"{width:,} x {height:,} pixels",
-            allowed=f"{policy.max_pixels / 1e6:g} megapixels, sides up to {policy.max_side:,}",
-            todo="Make it smaller first.",
-        )
+        allowed = f"{policy.max_pixels / 1e6:g} megapixels, sides up to {policy.max_side:,}"
+        todo = "Make it smaller first."
+        raise ImageTooLarge("The picture is too large", where=where, found=found, allowed=allowed, todo=todo)
 
 
 def _check_tiff(tags: Any, where: str, policy: ImagePolicy) -> None:
-    """What the size alone does not tell: one huge tile, or fewer strips than rows (Pillow leaves them black)."""
+    """What the size does not tell: a huge tile, or fewer strips than rows (Pillow leaves those black)."""
     width, height = tags[256], tags[257]
     across, down = tags.get(322, width), tags.get(323, tags.get(278, height))
-    if 322 in tags or 323 in tags:
+    if 322 in tags:
         _check_size(across, down, where, policy)
-    planes = tags.get(277, 1) if tags.get(284, 1) == 2 else 1
-    needed = -(-width // across) * -(-height // down) * planes
-    found = np.size(tags.get(324, tags.get(273, ())))
-    if found < needed:
-        raise ImageUnreadable("The picture is truncated", where=where, found=f"{found} strips of {needed}")
+    needed = -(-width // across) * -(-height // down) * (tags.get(277, 1) if tags.get(284) == 2 else 1)
+    if (found := np.size(tags.get(324, tags.get(273, ())))) < needed:
+        raise EOFError(f"truncated, {found} strips or tiles of {needed}")
 
 
 def _from_pil(image: Image.Image, where: str, policy: ImagePolicy) -> Picture:
     _check_size(*image.size, where, policy)
-    tiles = getattr(image, "tile", None)  # what is left to decode; empty after load()
-    if tiles and {"MPO": "JPEG"}.get(image.format, image.format) not in policy.formats:
+    tiles = getattr(image, "tile", None)  # what is left to decode; nothing after load()
+    if tiles and (found := {"MPO": "JPEG"}.get(image.format, image.format)) not in policy.formats:
         allowed = ", ".join(policy.formats)
-        raise ImageFormatRefused(
-            "This format is not decoded", where=where, found=image.format, allowed=allowed
-        )
+        raise ImageFormatRefused("This format is not read", where=where, found=found, allowed=allowed)
     if tiles and hasattr(image, "tag_v2"):
         _check_tiff(image.tag_v2, where, policy)
+        # Otherwise Pillow allocates this after a look at its own limit (see _identify).
+        image.im = Image.new(image.mode, (image.tag_v2[256], image.tag_v2[257])).im
     packing = tiles[0][3] if tiles and image.format == "PNG" else None
-    image.load()
-    rgb, alpha = _channels(image, packing, where)
     try:
-        # After the pixels: an object that raised may be broken and is not touched again.
+        image.load()
+    except Exception:
+        if tiles:  # Pillow forgets that it failed, and would hand out black the next time
+            image.tile = tiles
+        raise
+    rgb, alpha = _channels(image, packing, where)
+    orientation = 1
+    try:  # after the pixels: an object that raised may be broken and is not touched again
         orientation = image.getexif().get(0x0112, 1)
     except Exception as error:
-        warnings.warn(f"{where}: the EXIF block is broken and ignored ({error})", stacklevel=4)
-        orientation = 1
-    rgb, alpha = (None if a is None else _upright(a, orientation) for a in (rgb, alpha))
-    return Picture(rgb, alpha, where)
+        warnings.warn(f"{where}: a broken EXIF block is ignored ({error})", stacklevel=4)
+    swap, down, across = _TURNS.get(orientation, _TURNS[1]) if isinstance(orientation, int) else _TURNS[1]
+
+    def upright(array: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray((array.swapaxes(0, 1) if swap else array)[::down, ::across])
+
+    return Picture(upright(rgb), None if alpha is None else upright(alpha), where)
 
 
-def _upright(array: np.ndarray, orientation: object) -> np.ndarray:
-    """Turn `(H, W, ...)` by an EXIF orientation: swap the axes, then flip."""
-    turns = {2: (0, 1, -1), 3: (0, -1, -1), 4: (0, -1, 1), 5: (1, 1, 1), 6: (1, 1, -1), 7: (1, -1, -1)}
-    turns[8] = (1, -1, 1)
-    swap, down, across = turns.get(orientation, (0, 1, 1)) if isinstance(orientation, int) else (0, 1, 1)
-    return np.ascontiguousarray((array.swapaxes(0, 1) if swap else array)[::down, ::across])
+# EXIF orientation: whether rows and columns are swapped, then the steps down and across.
+_TURNS = {1: (0, 1, 1), 2: (0, 1, -1), 3: (0, -1, -1), 4: (0, -1, 1)}
+_TURNS |= {5: (1, 1, 1), 6: (1, 1, -1), 7: (1, -1, -1), 8: (1, -1, 1)}
 
 
 def _channels(image: Image.Image, packing: object, where: str) -> tuple[np.ndarray, np.ndarray | None]:
     """`(H, W, 3)` in sRGB and `(H, W)` or None, of a loaded PIL image of any mode, not yet turned."""
     profile, key = image.info.get("icc_profile"), image.info.get("transparency")
     palette = "RGBA" if image.has_transparency_data else "RGB"
-    straight = {"P": palette, "PA": "RGBA", "La": "LA", "RGBa": "RGBA"}.get(image.mode)
-    if straight:
-        image = image.convert(straight)
+    straight = {"1": "L", "P": palette, "PA": "RGBA", "La": "LA", "RGBa": "RGBA"}.get(image.mode)
+    image = image.convert(straight) if straight else image
     if image.mode in ("LA", "RGBA"):
-        alpha = np.array(image.getchannel("A"))
-        return np.array(_srgb(image.convert(image.mode[:-1]), profile, where)), alpha
-
-    if image.mode.startswith("I") or image.mode == "F":
+        return _srgb(image.convert(image.mode[:-1]), profile, where), np.array(image.getchannel("A"))
+    if image.mode == "F":
+        rgb = _grey(_unit_to_16_bit(np.asarray(image), where))
+    elif image.mode.startswith("I"):
         values = np.asarray(image)
-        if image.mode == "F":
-            grey = _unit_to_16_bit(values, where)
-        elif values.min() < 0 or values.max() > 65535:
+        if values.min() < 0 or values.max() > 65535:
             found = f"values from {values.min()} to {values.max()}"
             raise ImageError("Integer grey out of range", where=where, found=found, allowed="0 to 65535")
-        else:
-            grey = values.astype(np.uint16)
-            if profile:
-                # lcms writes 8-bit RGB only; a curve through its 256 answers keeps all 65536 levels.
-                ramp = _srgb(Image.fromarray(np.arange(256, dtype=np.uint8)[None]), profile, where)
-                curve = np.interp(np.arange(65536) / 257, np.arange(256), np.asarray(ramp)[0, :, 1])
-                grey = np.rint(curve * 257).astype(np.uint16)[grey]
-        rgb, values = np.repeat(grey[..., None], 3, axis=2), values[..., None]
+        values = values.astype(np.uint16)
+        if profile:  # lcms gives 8-bit RGB only; a curve through its 256 answers keeps all 65536 levels
+            ramp = _srgb(_ramp(), profile, where)
+            curve = np.interp(np.arange(65536) / 257, np.arange(256), ramp[0, :, 1])
+            values = np.rint(curve * 257).astype(np.uint16)[values]
+        rgb = _grey(values)
     else:
-        rgb = np.array(_srgb(image, profile, where))
-        values = np.asarray(image).reshape(*rgb.shape[:2], -1)
-
-    if key is None or image.mode not in ("1", "L", "RGB", "I", "I;16", "I;16B", "I;16L"):
+        rgb = _srgb(image, profile, where)
+    if key is None or image.mode not in ("L", "RGB", "I", "I;16", "I;16B", "I;16L"):
         return rgb, None
-    # PNG's one transparent colour. It is stored in the file's depth, the pixels are scaled by Pillow.
-    key = np.array(key)
-    if packing in ("L;2", "L;4"):
-        key = key * {"L;2": 85, "L;4": 17}[packing]
-    elif packing == "RGB;16B":
-        key = key >> 8
-    top = np.iinfo(rgb.dtype).max
-    return rgb, np.where((values == (key > 0 if image.mode == "1" else key)).all(axis=2), 0, top).astype(
-        rgb.dtype
-    )
+    # PNG's one transparent colour, in the depth of the file, while Pillow has scaled the pixels.
+    key = np.array(key) * {"L;2": 85, "L;4": 17}.get(packing, 1) >> (8 if packing == "RGB;16B" else 0)
+    opaque = (np.asarray(image).reshape(*rgb.shape[:2], -1) != key).any(axis=2)
+    return rgb, opaque * rgb.dtype.type(np.iinfo(rgb.dtype).max)
 
 
-def _srgb(image: Image.Image, profile: bytes | None, where: str) -> Image.Image:
-    """Mode RGB in sRGB, of a mode without alpha; the profile is used when it fits the picture."""
-    transform = None
+def _ramp() -> Image.Image:
+    return Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+
+
+def _grey(values: np.ndarray) -> np.ndarray:
+    return np.repeat(values[..., None], 3, axis=2)
+
+
+def _srgb(image: Image.Image, profile: bytes | None, where: str) -> np.ndarray:
+    """`(H, W, 3)` uint8 in sRGB, of a mode without alpha; the profile is used when it fits the picture."""
     if profile and image.mode != "LAB":
-        if image.mode not in ("L", "RGB", "CMYK"):
-            image = image.convert("L" if image.mode == "1" else "RGB")
-        try:
+        image = image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
+        try:  # lcms sees the picture only after this
             given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             space = given.profile.xcolor_space.strip()
             if space == "RGB" and image.mode == "L":  # a grey JPEG tagged sRGB is common
                 image = image.convert("RGB")
             if {"GRAY": "L"}.get(space, space) != image.mode:
-                raise ValueError(f"a profile for {space} on a picture of mode {image.mode}")
-            srgb = ImageCms.createProfile("sRGB")
-            transform = ImageCms.buildTransform(given, srgb, image.mode, "RGB", ImageCms.Intent.PERCEPTUAL)
+                raise ValueError(f"it is for {space}, the picture is {image.mode}")
+            srgb, intent = ImageCms.createProfile("sRGB"), ImageCms.Intent.PERCEPTUAL
+            # lcms's shortcut for a grey curve is up to 10 levels off in the shadows.
+            flags = ImageCms.Flags.NOOPTIMIZE if image.mode == "L" else ImageCms.Flags.NONE
+            transform = ImageCms.buildTransform(given, srgb, image.mode, "RGB", intent, flags)
         except Exception as error:
-            warnings.warn(f"{where}: the colour profile is ignored ({error})", stacklevel=6)
-    return transform.apply(image) if transform else image.convert("RGB")
+            warnings.warn(f"{where}: a broken colour profile is ignored ({error})", stacklevel=6)
+        else:
+            if image.mode == "L":  # a table instead, which is also faster
+                return np.asarray(transform.apply(_ramp()))[0][np.asarray(image)]
+            return np.array(transform.apply(image))
+    return _grey(np.asarray(image)) if image.mode == "L" else np.array(image.convert("RGB"))
 
 
 # --------------------------------------------------------------------------- arrays, tensors -> Picture
 
 
 def _unit_to_16_bit(values: np.ndarray, where: str) -> np.ndarray:
-    """Floats in [0, 1] to uint16, rounded. One rule for all floats: a range that is guessed is guessed wrong."""
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    """Floats in [0, 1] to uint16, rounded. One rule for all: a range that is guessed is guessed wrong."""
+    low, high = float(values.min()), float(values.max())
     if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):  # written so that NaN fails too
-        todo = "Divide by 255 (or by the largest value), or clamp."
-        if -1 - _TOLERANCE <= low < 0 and high <= 1 + _TOLERANCE:
-            todo = "A model tensor in [-1, 1]? Give (x + 1) / 2."
-        found = "NaN" if np.isnan(low) or np.isnan(high) else f"values from {low:g} to {high:g}"
+        signed = -1 - _TOLERANCE <= low < 0 and high <= 1 + _TOLERANCE
+        todo = "A model tensor in [-1, 1]? Give (x + 1) / 2." if signed else "Scale it: 8-bit values by 1 / 255."
+        found = "NaN" if np.isnan(low) else f"values from {low:g} to {high:g}"
         raise ImageError("Floats out of range", where=where, found=found, allowed="0 to 1", todo=todo)
     return np.rint(np.clip(values, 0, 1) * np.float64(65535)).astype(np.uint16)
 
 
 def _from_array(array: np.ndarray, where: str, policy: ImagePolicy) -> Picture:
-    shape = array.shape
-    if array.ndim == 2:
-        array = array[..., None]
+    shape, allowed = array.shape, "(H, W) or (H, W, 1..4)"
+    array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or not 1 <= array.shape[2] <= 4:
-        first = (
-            "Channels come last: array.transpose(1, 2, 0)."
-            if len(shape) == 3 and shape[0] in (1, 3, 4)
-            else None
-        )
-        allowed = "(H, W) or (H, W, 1..4)"
-        raise ImageError(
-            "This is not the shape of a picture", where=where, found=shape, allowed=allowed, todo=first
-        )
+        todo = "Give one picture, with its channels last: array.transpose(1, 2, 0)."
+        raise ImageError("This is not the shape of a picture", where=where, found=shape, allowed=allowed, todo=todo)
     _check_size(array.shape[1], array.shape[0], where, policy)
     if array.dtype.kind == "f":
         array = _unit_to_16_bit(array, where)
@@ -440,38 +411,30 @@ def _from_array(array: np.ndarray, where: str, policy: ImagePolicy) -> Picture:
         allowed = "bool, uint8, uint16, or floats in [0, 1]"
         raise ImageError("This is not the type of a picture", where=where, found=array.dtype, allowed=allowed)
     array = array.astype(array.dtype.newbyteorder("="))  # a copy: the caller may go on writing to his
-    channels = array.shape[2]
-    rgb = array[..., :3] if channels > 2 else np.repeat(array[..., :1], 3, axis=2)
-    alpha = np.ascontiguousarray(array[..., -1]) if channels in (2, 4) else None
-    return Picture(np.ascontiguousarray(rgb), alpha, where)
+    rgb = np.ascontiguousarray(array[..., :3]) if array.shape[2] > 2 else _grey(array[..., 0])
+    return Picture(rgb, array[..., -1].copy() if array.shape[2] in (2, 4) else None, where)
 
 
 def _from_tensor(tensor: Tensor, policy: ImagePolicy) -> Picture:
-    shape = tuple(tensor.shape)
-    planes = tensor.detach()[0] if tensor.ndim == 4 and shape[0] == 1 else tensor.detach()
+    planes = tensor.detach()[0] if tensor.ndim == 4 and tensor.shape[0] == 1 else tensor.detach()
     planes = planes[None] if planes.ndim == 2 else planes
+    where, found, allowed = "<tensor>", tuple(tensor.shape), "(H, W), (1..4, H, W) or (1, 1..4, H, W)"
     if planes.ndim != 3 or not 1 <= planes.shape[0] <= 4:
-        todo = (
-            "One picture at a time." if len(shape) == 4 else "Channels come first: tensor.permute(2, 0, 1)."
-        )
-        allowed = "(H, W), (1..4, H, W) or (1, 1..4, H, W)"
-        raise ImageError(
-            "This is not the shape of a picture", where="<tensor>", found=shape, allowed=allowed, todo=todo
-        )
-    planes = planes.float() if planes.dtype == torch.bfloat16 else planes  # numpy has no bfloat16
-    with _reading("<tensor>"):  # a sparse, quantised or meta tensor has no array
+        todo = "Give one picture, with its channels first: tensor.permute(2, 0, 1)."
+        raise ImageError("This is not the shape of a picture", where=where, found=found, allowed=allowed, todo=todo)
+    with _reading(where):  # a sparse, quantised or meta tensor has no array
+        planes = planes.float() if planes.dtype == torch.bfloat16 else planes  # nor has bfloat16
         array = planes.movedim(0, -1).cpu().numpy()
-    return _from_array(array, "<tensor>", policy)
+    return _from_array(array, where, policy)
 
 
 # ----------------------------------------------------------------------------------------------- URLs
 
-# Reachable addresses that are somebody's inside: Azure's platform address, and the ranges that carry
-# an IPv4 address in them (6to4, Teredo), which a gateway would unpack behind our back.
-_INSIDE = [
-    ipaddress.ip_network(net) for net in ("168.63.129.16/32", "192.88.99.0/24", "2002::/16", "2001::/23")
-]
-_UNICAST6 = ipaddress.ip_network("2000::/3")  # leaves out NAT64, mapped and compatible addresses as well
+# Global addresses that are somebody's inside: Azure's platform, and ranges that carry an IPv4 address
+# (6to4, Teredo), which a gateway would unpack. Of IPv6 only 2000::/3 is let through at all, which leaves
+# out NAT64, mapped and compatible addresses.
+_INSIDE = [ipaddress.ip_network(net) for net in ("168.63.129.16/32", "192.88.99.0/24", "2002::/16", "2001::/23")]
+_UNICAST6 = ipaddress.ip_network("2000::/3")
 
 
 def _is_public(address: str) -> bool:
@@ -479,7 +442,7 @@ def _is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address)
     if not ip.is_global or ip.is_multicast or (ip.version == 6 and ip not in _UNICAST6):
         return False
-    return not any(ip in net for net in _INSIDE if net.version == ip.version)
+    return not any(ip in net for net in _INSIDE)
 
 
 class _Pinned(http.client.HTTPConnection):
@@ -494,72 +457,58 @@ class _Pinned(http.client.HTTPConnection):
         """Connect to the checked address; the certificate must be that of the name."""
         self.sock = self.live = socket.create_connection((self.address, self.port), self.timeout)
         if self.secure:
-            context = ssl.create_default_context()
-            self.sock = self.live = context.wrap_socket(
-                self.sock, server_hostname=self.host, do_handshake_on_connect=False
-            )
+            wrap = ssl.create_default_context().wrap_socket
+            self.sock = self.live = wrap(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
             self.sock.do_handshake()
 
     def cut(self) -> None:
-        """End it from another thread; a timeout per read would let one byte per second go on for ever."""
-        if self.live:
-            with contextlib.suppress(OSError):
-                self.live.shutdown(socket.SHUT_RDWR)
+        """End it from another thread; with a timeout per read, a byte per second could go on for ever."""
+        with contextlib.suppress(OSError, AttributeError):
+            self.live.shutdown(socket.SHUT_RDWR)
 
 
 def _short(url: str) -> str:
-    """A URL without its query and user, which may hold secrets."""
-    return re.sub(r"//[^/@]*@", "//", re.split(r"[?#,]", url)[0])[:200]
+    """A URL for messages: without its user and query, which may hold secrets."""
+    return re.sub(r"//[^/@]*@", "//", re.split(r"[?#]", url)[0])[:200]
 
 
 def _download(url: str, where: str, policy: ImagePolicy) -> bytes:
-    limit, deadline = min(policy.url_bytes, policy.max_bytes), time.monotonic() + policy.timeout
-    with _reading(where, "Cannot download the picture"):
+    what, limit = "Cannot download the picture", min(policy.url_bytes, policy.max_bytes)
+    deadline = time.monotonic() + policy.timeout
+    with _reading(where, what):
         for _ in range(policy.redirects + 1):
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ImageError("This address is not read", where=_short(url), allowed="http and https")
             infos = socket.getaddrinfo(parts.hostname, parts.port or parts.scheme, type=socket.SOCK_STREAM)
-            addresses = [str(info[4][0]) for info in infos]
-            if inside := [a for a in addresses if not _is_public(a)]:
-                found = f"{parts.hostname} at {inside[0]}"
-                raise ImageError("This address is not public", where=_short(url), found=found)
+            for address in (addresses := [str(info[4][0]) for info in infos]):
+                if not _is_public(address):
+                    found = f"{parts.hostname} at {address}"
+                    raise ImageError("This address is not public", where=_short(url), found=found)
             if (left := deadline - time.monotonic()) <= 0:
-                break
+                raise TimeoutError(f"no answer within {policy.timeout:g} s")
             connection = _Pinned(parts, addresses[0], left)
             timer = threading.Timer(left, connection.cut)
             timer.daemon = True
             timer.start()
             try:
-                target = quote(parts.path or "/", safe="%/:=&~+!$,;'@()*") + (
-                    f"?{parts.query}" if parts.query else ""
-                )
+                target = quote(f"{parts.path or '/'}?{parts.query}".rstrip("?"), safe="%/:?&=~+!$,;'@()*[]")
                 headers = {"User-Agent": "styleforge", "Accept": "image/*", "Connection": "close"}
                 connection.request("GET", target, headers=headers)
-                answer = connection.getresponse()
-                if answer.status in (301, 302, 303, 307, 308):
-                    url = urljoin(url, answer.headers["Location"])
-                    continue
-                if answer.status != 200:
-                    raise ImageUnreadable(
-                        "Cannot download the picture", where=where, found=f"HTTP {answer.status}"
-                    )
-                if (answer.length or 0) > limit:
-                    found = f"{answer.length:,} bytes"
-                    raise ImageTooLarge(
-                        "The file is too large", where=where, found=found, allowed=f"{limit:,}"
-                    )
-                data = _read_at_most(answer, limit, where)
-                if time.monotonic() < deadline and not answer.length:  # `length` is what has not come
+                with connection.getresponse() as answer:
+                    if answer.status in (301, 302, 303, 307, 308):
+                        url = urljoin(url, answer.headers["Location"])
+                        continue
+                    if answer.status != 200:
+                        raise ImageUnreadable(what, where=where, found=f"HTTP status {answer.status}")
+                    _check_bytes(answer.length or 0, limit, where)
+                    data = _read_at_most(answer, limit, where)
+                    if time.monotonic() >= deadline or answer.length:  # which is what has not come
+                        raise TimeoutError("the download was not complete in time")
                     return data
-                raise ConnectionError("the download ended early")
             finally:
                 timer.cancel()
                 connection.close()
-                if connection.live:
-                    connection.live.close()
-        if time.monotonic() >= deadline:
-            raise TimeoutError(f"no answer within {policy.timeout:g} s")
         raise ConnectionError(f"more than {policy.redirects} redirects")
 
 
@@ -629,9 +578,7 @@ def save(image: Image.Image, path: str | os.PathLike, *, quality: int = 95) -> P
         raise ImageError("Cannot save to this suffix", where=path, found=repr(path.suffix), allowed=known)
     if chosen["format"] == "JPEG" and image.has_transparency_data:
         todo = f"Use {path.with_suffix('.png').name}, or drop the alpha with image.convert('RGB')."
-        raise ImageError(
-            "A JPEG would lose the transparency", where=path, found=f"mode {image.mode}", todo=todo
-        )
+        raise ImageError("A JPEG would lose the transparency", where=path, found=f"mode {image.mode}", todo=todo)
     temporary = path.with_name(f".styleforge-{secrets.token_hex(8)}.tmp")
     try:
         # Encoded in memory first: a full disk then meets plain bytes, not the middle of an encoder
@@ -646,9 +593,7 @@ def save(image: Image.Image, path: str | os.PathLike, *, quality: int = 95) -> P
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except Exception as error:
-        raise ImageError(
-            "Cannot save the picture", where=path, found=f"{type(error).__name__}: {error}"
-        ) from error
+        raise ImageError("Cannot save the picture", where=path, found=f"{type(error).__name__}: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
     return path
@@ -685,9 +630,7 @@ def pad(image: Tensor, multiple: int = 1, smallest: int = 1) -> tuple[Tensor, Cr
         ConfigError: when `multiple` or `smallest` is less than 1.
     """
     if multiple < 1 or smallest < 1:
-        raise ConfigError(
-            "Cannot pad by this", found=f"multiple={multiple}, smallest={smallest}", allowed=">= 1"
-        )
+        raise ConfigError("Cannot pad by this", found=f"multiple={multiple}, smallest={smallest}", allowed=">= 1")
     if image.ndim != 4 or 0 in image.shape[2:]:
         raise ImageError("Cannot pad this", found=tuple(image.shape), allowed="(B, C, H, W) with pixels")
     height, width = image.shape[2:]

@@ -272,11 +272,13 @@ def bf16_is_fast() -> bool:
 def _accelerator(config: TrainConfig) -> Accelerator:
     try:
         from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
     except ImportError as error:
         raise MissingExtra(
             "Training needs accelerate", todo="Install it with: pip install 'styleforge[train]'"
         ) from error
     bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_is_fast())
+    AcceleratorState._reset_state()  # else a second run in this process is bound to the precision of the first
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if wanted != accelerator.num_processes:

@@ -14,13 +14,22 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from .errors import CorruptFileError, NonFiniteWeights, UnsafeFileError
+from .errors import CorruptFileError, NonFiniteWeights, UnsafeFileError, WeightsError
 from .files import replacing
 
 MAX_HEADER_BYTES = 4 * 2**20
 MAX_TENSORS = 4096
 MAX_DIMENSIONS = 8
-DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}  # name: bytes
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 _NAME = re.compile(r"[\w.\-]{1,256}")
 
 
@@ -48,13 +57,8 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, TensorInfo]:
             where=path,
             found=found,
             allowed=allowed,
-            todo="Download it again, or ask its author.",
+            todo="Download it again (force_download=True), or ask its author.",
         )
-
-    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({k for k, _ in pairs}) != len(pairs):
-            raise ValueError("a key that stands twice")
-        return dict(pairs)
 
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -65,11 +69,11 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, TensorInfo]:
             raise corrupt(f"a header of {length} bytes", f"up to {MAX_HEADER_BYTES}")
         raw = file.read(length)
     try:
-        header = json.loads(raw, object_pairs_hook=no_duplicates)
+        header = json.loads(raw, object_pairs_hook=unique_keys)
         header.pop("__metadata__", None)
         infos = {n: TensorInfo(str(i["dtype"]), tuple(map(int, i["shape"]))) for n, i in header.items()}
         ends = [int(i["data_offsets"][1]) for i in header.values()]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise corrupt(f"a header that cannot be read ({type(error).__name__}: {error})") from error
     if len(infos) > MAX_TENSORS:
         raise corrupt(f"{len(infos)} tensors", f"up to {MAX_TENSORS}")
@@ -91,8 +95,15 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, TensorInfo]:
     return infos
 
 
-def read(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> dict[str, Tensor]:
-    """All tensors of a safetensors file, on `device`; the file is not left mapped.
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads(object_pairs_hook=)`: where a key stands twice, two readers may see two files."""
+    if len({key for key, _ in pairs}) != len(pairs):
+        raise ValueError("a key that stands twice")
+    return dict(pairs)
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, in memory; the file is not left mapped.
 
     A mapped file that another process truncates kills the reader, and one that it overwrites changes the
     loaded weights; so the bytes are copied.
@@ -102,27 +113,42 @@ def read(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> di
     """
     read_header(path)
     try:
-        return safetensors.torch.load_file(path, device=str(device), backend="pread")
+        return safetensors.torch.load_file(path, backend="pread")
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise CorruptFileError(
             "The weights cannot be read",
             where=path,
             found=error,
-            todo="Download the file again, or ask its author.",
+            todo="Download the file again (force_download=True), or ask its author.",
         ) from error
 
 
-def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
+def write(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> Path:
     """Write tensors to a safetensors file, whole or not at all.
+
+    The same tensors give the same bytes, unless there is `metadata`: safetensors shuffles its entries, and then
+    pushing a style again would upload it again.
 
     Raises:
         NonFiniteWeights: a tensor holds NaN or infinity; nothing is written.
+        WeightsError: a tensor of a name or a type that :func:`read_header` would refuse; nothing is written.
     """
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES.values() or not _NAME.fullmatch(name):
+            raise WeightsError(
+                "This tensor cannot be stored",
+                where=path,
+                found=f"{name[:80]!r} of type {tensor.dtype}",
+                allowed=f"{', '.join(DTYPES)}, and names of letters, digits, '_', '-' and '.'",
+                todo="Convert it before saving.",
+            )
     check_finite(tensors, where=path)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         # Not save_file: that leaves files that only their owner can read.
-        temporary.write_bytes(safetensors.torch.save(plain, metadata={"format": "pt", **metadata}))
+        temporary.write_bytes(safetensors.torch.save(plain, metadata={"format": "pt", **(metadata or {})}))
     return Path(path)
 
 
@@ -132,9 +158,7 @@ def check_finite(tensors: Mapping[str, Tensor], where: object) -> None:
     bad = [
         name
         for name, tensor in tensors.items()
-        if tensor.is_floating_point()
-        and tensor.numel()
-        and not all(v.isfinite() for v in torch.aminmax(tensor))
+        if tensor.is_floating_point() and tensor.numel() and not all(v.isfinite() for v in torch.aminmax(tensor))
     ]
     if bad:
         raise NonFiniteWeights(

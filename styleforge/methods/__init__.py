@@ -6,7 +6,7 @@ Importing this module loads no torch, so that the command line can list the name
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import configs
 from ..errors import UnknownName, nearest
@@ -14,15 +14,29 @@ from ..errors import UnknownName, nearest
 if TYPE_CHECKING:
     from .base import Method
 
-# word on the command line: (module, class, settings that differ from the class's defaults)
-METHODS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "cyclegan": ("cyclegan", "CycleGAN", {}),
-    "pix2pix": ("pix2pix", "Pix2Pix", {}),
-    "cut": ("cut", "CUT", {}),
-    "fastcut": ("cut", "CUT", {"nce": 10.0, "identity": False, "flip_equivariance": True}),
+
+class Entry(NamedTuple):
+    """Where a method lives, the settings in which it differs from its class, and one line on it."""
+
+    module: str
+    class_name: str
+    settings: dict[str, Any]
+    purpose: str
+
+
+METHODS: dict[str, Entry] = {
+    "cyclegan": Entry("cyclegan", "CycleGAN", {}, "unpaired pictures, there and back"),
+    "pix2pix": Entry("pix2pix", "Pix2Pix", {}, "pairs of pictures with the same file name"),
+    "cut": Entry("cut", "CUT", {}, "unpaired pictures, one way, calm colours"),
+    "fastcut": Entry(
+        "cut",
+        "CUT",
+        {"nce": 10.0, "identity": False, "flip_equivariance": True},
+        "unpaired pictures, one way, the quickest",
+    ),
 }
 
-__all__ = ["METHODS", "build", "find", "settings"]
+__all__ = ["METHODS", "Entry", "build", "find", "settings"]
 
 
 def find(name: str) -> type[Method]:
@@ -38,13 +52,13 @@ def find(name: str) -> type[Method]:
             allowed=", ".join(METHODS),
             todo=f"{nearest(name, METHODS)}See `styleforge train --help`.",
         )
-    module, class_name, _ = METHODS[name]
-    return getattr(importlib.import_module(f".{module}", __name__), class_name)
+    entry = METHODS[name]
+    return getattr(importlib.import_module(f".{entry.module}", __name__), entry.class_name)
 
 
 def settings(name: str) -> dict[str, Any]:
     """The default settings of a method."""
-    return {**configs.defaults(find(name).__init__), **METHODS[name][2]}
+    return {**configs.defaults(find(name).__init__), **METHODS[name].settings}
 
 
 def build(name: str, changes: dict[str, Any]) -> Method:

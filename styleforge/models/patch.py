@@ -35,7 +35,7 @@ class PatchDiscriminator(PretrainedMixin, tags=["discriminator"]):
         spectral_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.capabilities = Capabilities(smallest=2 ** (layers + 2))
+        self.capabilities = Capabilities(smallest=2 ** (layers + 2), output="logits")
         widths = [in_channels, *(width * min(2**n, 8) for n in range(layers + 1))]
         steps: list[nn.Module] = []
         for level, (inputs, outputs) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
@@ -62,6 +62,8 @@ class PixelDiscriminator(PretrainedMixin, tags=["discriminator"]):
 
     Args: as :class:`PatchDiscriminator`.
     """
+
+    capabilities = Capabilities(output="logits")
 
     def __init__(
         self,

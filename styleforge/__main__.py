@@ -1,0 +1,5 @@
+"""`python -m styleforge` is the command `styleforge`."""
+
+from .cli import main
+
+main()

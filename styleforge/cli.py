@@ -1,0 +1,273 @@
+"""The command line: `styleforge stylize | train | push | styles`.
+
+Nothing heavy is imported before a command runs, so that `--help` answers at once. Options of `train` come from
+the same signatures that check a configuration: what a method accepts, the command line offers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+import time
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import click
+
+from . import __version__, configs, methods
+from .errors import ConfigError, StyleforgeError, UnknownName
+
+
+class Numbers(click.ParamType):
+    """Several numbers in one option, separated by commas: `--zoom 1.12,1.5`."""
+
+    name = "numbers"
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[Any]:
+        """Text to a list of numbers."""
+        if isinstance(value, list):
+            return value
+        try:
+            return [self.kind(part) for part in str(value).split(",") if part.strip()]
+        except ValueError:
+            self.fail(f"{value!r} is no list of numbers such as 1,2", param, ctx)
+
+
+class Methods(click.Group):
+    """`styleforge train METHOD`; a method's options are made when it is chosen."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The words of all methods."""
+        return list(methods.METHODS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command:
+        """The command that trains one method.
+
+        Raises:
+            click.UsageError: there is no such method; the nearest one is named.
+        """
+        try:
+            return _train_command(name)
+        except UnknownName as error:
+            raise click.UsageError(str(error), ctx) from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of methods, without loading any."""
+        with formatter.section("Methods"):
+            formatter.write_dl([(name, entry.purpose) for name, entry in methods.METHODS.items()])
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="styleforge")
+def cli() -> None:
+    """Image styles from GANs: use them, train them, share them."""
+
+
+@cli.command()
+@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--style", "-s", default=None, help="Bundled name, folder, or organisation/name on the Hub.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    help="File for one picture, folder for several; beside the picture by default.",
+)
+@click.option(
+    "--strength", type=float, default=1.0, show_default=True, help="0 the picture, 1 the full style."
+)
+@click.option("--revision", help="Branch, tag or commit on the Hub.")
+@click.option("--subfolder", default="", help="Folder inside the repository.")
+@click.option("--device", help="Where to compute, e.g. cpu or cuda; the best there is by default.")
+@click.option("--offline", is_flag=True, help="Never ask the network.")
+def stylize(
+    pictures: tuple[Path, ...],
+    style: str | None,
+    output: Path | None,
+    strength: float,
+    revision: str | None,
+    subfolder: str,
+    device: str | None,
+    offline: bool,
+) -> None:
+    """Style PICTURES. Files keep their names, with -styled added, and become PNG."""
+    from . import images
+    from .hub import bundled_styles
+    from .pipeline import StylePipeline
+
+    style = style or next(iter(bundled_styles()), None)
+    if style is None:
+        raise ConfigError("No style is bundled with this build", todo="Name one with --style.")
+    several = len(pictures) > 1 or (output is not None and (output.is_dir() or not output.suffix))
+    if len(pictures) > 1 and output is not None and output.suffix:
+        raise ConfigError(
+            "One file cannot hold several pictures", where=output, todo="Give a folder to --output."
+        )
+    pipe = StylePipeline.from_pretrained(
+        style, revision=revision, subfolder=subfolder, device=device, local_files_only=offline
+    )
+    failed = 0
+    for picture in pictures:
+        name = f"{picture.stem}-styled.png"
+        target = output / name if several and output else output or picture.with_name(name)
+        begin = time.perf_counter()
+        try:
+            images.save(pipe(picture, strength=strength), target)
+        except StyleforgeError as error:
+            failed += 1
+            click.echo(f"Error: {error}", err=True)
+            continue
+        click.echo(f"{target}  ({time.perf_counter() - begin:.1f} s)")
+    if failed:
+        raise SystemExit(1)
+
+
+@cli.group(cls=Methods)
+def train() -> None:
+    """Train a style with METHOD from folders of pictures; the same command goes on with a stopped run."""
+
+
+@cli.command()
+@click.argument("style", type=click.Path(path_type=Path))
+@click.argument("repo_id")
+@click.option("--private/--public", default=None, help="For a repository that does not exist yet.")
+@click.option("--revision", help="Branch to push to.")
+@click.option("--create-pr", is_flag=True, help="Propose it as a pull request.")
+@click.option("--message", help="Message of the commit.")
+def push(
+    style: Path,
+    repo_id: str,
+    private: bool | None,
+    revision: str | None,
+    create_pr: bool,
+    message: str | None,
+) -> None:
+    """Upload STYLE (a folder, or a run's folder) to REPO_ID on the Hub, for example me/my-style."""
+    from .hub import push_folder
+
+    folder = style / "style" if (style / "style").is_dir() else style
+    url = push_folder(
+        folder, repo_id, private=private, revision=revision, create_pr=create_pr, commit_message=message
+    )
+    click.echo(url)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def styles(as_json: bool) -> None:
+    """List the styles that come with the package."""
+    from .hub import BUNDLED, CONFIG_NAME, WEIGHTS_NAME, bundled_styles
+
+    rows = [
+        {
+            "name": name,
+            "architecture": json.loads((BUNDLED / name / CONFIG_NAME).read_text())["_class_name"],
+            "bytes": (BUNDLED / name / WEIGHTS_NAME).stat().st_size,
+        }
+        for name in bundled_styles()
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        click.echo(f"{row['name']:24} {row['architecture']}, {row['bytes'] / 1e6:.1f} MB")
+
+
+def _train_command(name: str) -> click.Command:
+    method = methods.find(name)  # loads torch
+    from .train import TrainConfig, train
+
+    run, method_settings = configs.schema(TrainConfig.__init__), configs.schema(method.__init__)
+    defaults = methods.settings(name)
+
+    def callback(**values: Any) -> None:
+        chosen = {k: v for k, v in values.items() if k in method_settings and v != defaults.get(k)}
+        plain = {k: v for k, v in values.items() if k in run}
+        click.echo(train(TrainConfig(method=name, settings=chosen, **plain)))
+
+    options = [
+        *_options({k: p for k, p in run.items() if k not in ("method", "settings")}, TrainConfig, {}),
+        *_options(method_settings, method, defaults),
+    ]
+    description = (
+        f"{methods.METHODS[name].purpose[0].upper()}{methods.METHODS[name].purpose[1:]}. {method.paper}"
+    )
+    return click.Command(name, callback=callback, params=options, help=description)
+
+
+def _options(
+    parameters: dict[str, inspect.Parameter], documented: type, defaults: dict[str, Any]
+) -> Iterator[click.Option]:
+    """Command-line options from a signature, with the words of its docstring."""
+    words = _argument_words(documented.__doc__ or "")
+    fallbacks = {f.name: f.default_factory() for f in _factories(documented)}
+    for key, parameter in parameters.items():
+        required = parameter.default is inspect.Parameter.empty
+        default = defaults.get(key, fallbacks.get(key, None if required else parameter.default))
+        kind = _click_type(parameter.annotation)
+        flag = f"--{key.replace('_', '-')}"
+        if kind is bool:
+            flag += f"/--no-{key.replace('_', '-')}"
+        shown = ",".join(map(str, default)) if isinstance(default, (list, tuple)) else default
+        yield click.Option(
+            [flag],
+            type=None if kind is bool else kind,
+            required=required,
+            default=list(default) if isinstance(default, tuple) else default,
+            show_default=str(shown)
+            if default is not None and not required and kind is not bool
+            else kind is bool,
+            help=words.get(key),
+        )
+
+
+def _factories(cls: type) -> list[Any]:
+    import dataclasses
+
+    if not dataclasses.is_dataclass(cls):
+        return []
+    return [f for f in dataclasses.fields(cls) if f.default_factory is not dataclasses.MISSING]
+
+
+def _click_type(annotation: Any) -> Any:
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _click_type(args[0])
+    if origin is Literal:
+        return click.Choice([str(a) for a in args])
+    if origin in (list, tuple):
+        return Numbers(args[0])
+    if args:  # a union with None
+        return _click_type(next(a for a in args if a is not type(None)))
+    return annotation
+
+
+def _argument_words(docstring: str) -> dict[str, str]:
+    """What the `Args:` or `Attributes:` of a docstring say, by name."""
+    section = re.split(r"\n\s*(?:Args|Attributes):\n", inspect.cleandoc(docstring) + "\n", maxsplit=1)
+    text = re.split(r"\n\S", section[1], maxsplit=1)[0] if len(section) > 1 else ""
+    found = re.findall(r"^ {4}(\w+): (.*(?:\n {8,}.*)*)", text, re.M)
+    plain = lambda words: re.sub(r":class:`~?[\w.]*?(\w+)`|:func:`~?[\w.]*?(\w+)`", r"\1\2", words)
+    return {name: plain(re.sub(r"\s+", " ", words)).replace("`", "'") for name, words in found}
+
+
+def main(run: Callable[..., Any] = cli) -> None:
+    """Run the command line; errors of ours become one sentence and exit code 1."""
+    try:
+        run(standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except StyleforgeError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)

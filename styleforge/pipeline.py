@@ -1,0 +1,189 @@
+"""From a picture to a styled picture of the same size."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import (
+    images,
+    models,  # noqa: F401 -- fills the table that from_pretrained looks classes up in
+)
+from .errors import ConfigError
+from .hub import PretrainedMixin, fetch
+from .images import DEFAULT_POLICY, ImagePolicy, Picture
+
+OutputType = Literal["pil", "np", "pt"]
+LUMA = (0.299, 0.587, 0.114)  # BT.601, as Pillow's conversion to grey
+
+
+class StylePipeline:
+    """Applies a style to pictures.
+
+    >>> pipe = StylePipeline.from_pretrained("fastcut-monet")
+    >>> pipe("photo.jpg").save("painting.png")
+
+    Args:
+        model: a network from one picture to another.
+        policy: limits on the pictures that come in.
+
+    Attributes:
+        model: the network, in evaluation mode.
+        policy: limits on the pictures that come in.
+
+    Raises:
+        ConfigError: the network does not turn one picture into another.
+    """
+
+    def __init__(self, model: PretrainedMixin, policy: ImagePolicy = DEFAULT_POLICY) -> None:
+        can = model.capabilities
+        channels = model.config.get("in_channels", 3), model.config.get("out_channels", 3)
+        if can.inputs != ("image",) or can.output != "image" or not set(channels) <= {1, 3}:
+            raise ConfigError(
+                "This network does not turn one picture into another",
+                where=type(model).__name__,
+                found=f"{' and '.join(can.inputs)} with {channels[0]} channels in, {can.output} out",
+                allowed="an image with 1 or 3 channels in and out",
+                todo="Load the generator of the style (another subfolder?), or call the network itself.",
+            )
+        self.model = model.eval()
+        self.policy = policy
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        subfolder: str = "",
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+        policy: ImagePolicy = DEFAULT_POLICY,
+    ) -> Self:
+        """Load a style from a folder, from those that come with the package, or from the Hub.
+
+        Args:
+            pretrained_model_name_or_path: a folder, the name of a bundled style, or `organisation/name`.
+            revision: branch, tag or commit on the Hub.
+            subfolder: folder inside the repository, for instance "reverse" for the way back of a CycleGAN.
+            dtype: type to compute in; float32 when None, however the weights are stored.
+            device: where to compute; a GPU when there is one, when None.
+            token: Hub token; the saved one when None.
+            cache_dir: Hub cache; the usual one when None.
+            local_files_only: never ask the network.
+            force_download: fetch again although it is in the cache.
+            policy: limits on the pictures that come in.
+
+        Raises:
+            RepoError, ConfigError, CorruptFileError, UnsafeFileError, WeightsError: see
+                :mod:`styleforge.errors`; the message says what to do.
+        """
+        files = fetch(
+            pretrained_model_name_or_path,
+            revision=revision,
+            subfolder=subfolder,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model = PretrainedMixin.from_files(files, dtype=dtype or torch.float32, device=device)
+        return cls(model, policy)
+
+    def __call__(
+        self,
+        image: Any,
+        *,
+        strength: float = 1.0,
+        output_type: OutputType = "pil",
+    ) -> Any:
+        """Style a picture, or several.
+
+        Args:
+            image: a path, URL, `bytes`, file object, PIL image, array (H, W[, C]) or tensor (C, H, W), or a list
+                of these; see :func:`styleforge.images.read`.
+            strength: 0 gives the picture back, 1 the full style, between them a blend.
+            output_type: "pil"; "np", an array (H, W, C) of float32 in [0, 1]; or "pt", a tensor (C, H, W) of
+                float32 in [0, 1]. Transparency is the fourth channel where the picture has it.
+
+        Returns:
+            A picture of the same size, with the same transparency; a list for a list.
+
+        Raises:
+            ImageError: a picture cannot be used.
+            ConfigError: a strength outside [0, 1], or an unknown output type.
+        """
+        if not (isinstance(strength, (int, float)) and math.isfinite(strength) and 0 <= strength <= 1):
+            raise ConfigError(
+                "strength cannot be used", found=strength, allowed="0 to 1", todo="1 is the full style."
+            )
+        if output_type not in ("pil", "np", "pt"):
+            raise ConfigError(
+                "Unknown output_type",
+                found=repr(output_type),
+                allowed="'pil', 'np', 'pt'",
+                todo="Choose one of these.",
+            )
+        if isinstance(image, (list, tuple)) or (isinstance(image, (Tensor, np.ndarray)) and image.ndim == 4):
+            return [self(one, strength=strength, output_type=output_type) for one in image]
+        picture = images.read(image, self.policy)
+        styled = self._style(picture, strength)
+        if output_type == "pil":
+            return images.to_pil(styled, picture.alpha)
+        result = ((styled[0].float().clamp(-1, 1) + 1) / 2).cpu()
+        if picture.alpha is not None:
+            alpha = torch.from_numpy(picture.alpha.astype(np.float32) / np.iinfo(picture.alpha.dtype).max)
+            result = torch.cat([result, alpha[None]])
+        return result if output_type == "pt" else result.permute(1, 2, 0).contiguous().numpy()
+
+    @torch.inference_mode()
+    def _style(self, picture: Picture, strength: float) -> Tensor:
+        """(1, 3, H, W) in [-1, 1]."""
+        source = picture.tensor(dtype=self.dtype, device=self.device)
+        if strength == 0:
+            return source
+        can = self.model.capabilities
+        padded, box = images.pad(source, can.multiple, can.smallest)
+        if self.model.config.get("in_channels", 3) == 1:
+            weights = torch.tensor(LUMA, dtype=padded.dtype, device=padded.device).view(1, 3, 1, 1)
+            padded = (padded * weights).sum(1, keepdim=True)
+        styled = images.crop(self.model(padded), box).expand(-1, 3, -1, -1)
+        return styled if strength == 1 else torch.lerp(source, styled, strength)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return self.model.dtype
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or convert the network, as `torch.nn.Module.to`."""
+        self.model.to(*args, **kwargs)
+        return self
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> Path:
+        """Write the style into a folder; see :meth:`styleforge.hub.PretrainedMixin.save_pretrained`."""
+        return self.model.save_pretrained(save_directory, **kwargs)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Upload the style; see :meth:`styleforge.hub.PretrainedMixin.push_to_hub`."""
+        return self.model.push_to_hub(repo_id, **kwargs)
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{k}={v!r}" for k, v in self.model.config.items())
+        return f"StylePipeline({type(self.model).__name__}({settings}), {self.dtype}, {self.device})"

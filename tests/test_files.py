@@ -1,0 +1,159 @@
+"""Files and folders arrive whole or not at all."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from styleforge import files
+from styleforge.files import replacing, replacing_folder, write_bytes, write_text
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file below a folder, hidden ones too."""
+    return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
+
+
+def put(folder: Path, **texts: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_write_makes_folders_and_keeps_utf8(tmp_path):
+    assert write_text(tmp_path / "a/b/c.txt", "Schön\n").read_bytes() == "Schön\n".encode()
+    assert write_bytes(tmp_path / "a/b/c.txt", b"new").read_bytes() == b"new"
+    assert contents(tmp_path) == {"a/b/c.txt": "new"}
+
+
+def test_a_failing_block_leaves_the_old_file(tmp_path):
+    path = write_text(tmp_path / "picture.png", "old")
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        assert temporary.suffix == ".png" and temporary.parent == path.parent
+        temporary.write_text("half of the n")
+        assert path.read_text() == "old"
+        raise RuntimeError
+    assert contents(tmp_path) == {"picture.png": "old"}
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_the_umask_is_heard(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        path = write_text(tmp_path / "file", "x")
+        with replacing_folder(tmp_path / "folder") as temporary:
+            write_text(temporary / "file", "x")
+    finally:
+        os.umask(before)
+    for file in (path, tmp_path / "folder/file"):
+        assert stat.S_IMODE(file.stat().st_mode) == mode
+
+
+def test_new_folder(tmp_path):
+    with replacing_folder(tmp_path / "a/b") as temporary:
+        put(temporary, x="1")
+        put(temporary / "deep/er", y="2")
+        assert not (tmp_path / "a/b").exists()
+    assert contents(tmp_path) == {"a/b/x": "1", "a/b/deep/er/y": "2"}
+
+
+def test_existing_folder_keeps_what_is_not_written(tmp_path):
+    folder = put(tmp_path / "folder", x="old", mine="stays")
+    with replacing_folder(folder) as temporary:
+        put(temporary, x="new")
+        put(temporary / "deep", y="2")
+        assert (folder / "x").read_text() == "old"
+    assert contents(tmp_path) == {"folder/x": "new", "folder/mine": "stays", "folder/deep/y": "2"}
+
+
+def test_the_folder_that_is_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(put(tmp_path / "folder"))
+    with replacing_folder(".") as temporary:
+        put(temporary, x="1")
+    assert contents(tmp_path) == {"folder/x": "1"}
+
+
+def test_an_existing_folder_needs_no_place_beside_it(tmp_path):
+    """It may be the root of a mounted disk."""
+    folder = put(tmp_path / "folder", x="old")
+    beside = {p.name for p in tmp_path.iterdir()}
+    with replacing_folder(folder) as temporary:
+        assert {p.name for p in tmp_path.iterdir()} == beside
+        put(temporary, x="new")
+    assert contents(tmp_path) == {"folder/x": "new"}
+
+
+def test_last_comes_last(tmp_path, monkeypatch):
+    folder = put(tmp_path / "folder", a="old", z="old")
+    order, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (order.append(Path(b).name), replace(a, b)))
+    with replacing_folder(folder, last=("a",)) as temporary:
+        put(temporary, a="new", m="new", z="new")
+    assert order == ["m", "z", "a"]
+
+
+def test_two_writers_of_a_new_folder(tmp_path):
+    with replacing_folder(tmp_path / "folder") as first:
+        put(first, x="first")
+        with replacing_folder(tmp_path / "folder") as second:
+            put(second, x="second", y="second")
+    assert contents(tmp_path) == {"folder/x": "first", "folder/y": "second"}
+
+
+def test_a_failing_block_leaves_the_old_folder(tmp_path):
+    folder = put(tmp_path / "folder", x="old")
+    for target in (folder, tmp_path / "new"):
+        with pytest.raises(KeyboardInterrupt), replacing_folder(target) as temporary:
+            put(temporary, x="new")
+            raise KeyboardInterrupt
+    assert contents(tmp_path) == {"folder/x": "old"}
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_failing_rename_brings_the_old_files_back(tmp_path, monkeypatch, links):
+    folder = put(tmp_path / "folder", a="old", c="old")
+    replace = os.replace
+
+    def broken(source, target):
+        if Path(target) == folder / "c" and ".old" not in str(source):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    def no_links(source, target):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "replace", broken)
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(OSError, match="No space"), replacing_folder(folder) as temporary:
+        put(temporary, a="new", b="new", c="new")
+    assert contents(tmp_path) == {"folder/a": "old", "folder/c": "old"}
+    assert sorted(p.name for p in folder.iterdir()) == ["a", "c"]
+
+
+@pytest.mark.parametrize(("number", "heard"), [(errno.ENOSPC, True), (errno.EIO, True), (errno.EINVAL, False)])
+def test_a_disk_that_is_full_at_the_last_moment(tmp_path, monkeypatch, number, heard):
+    """Some file systems notice only at fsync; others cannot sync and say so."""
+    path = write_text(tmp_path / "file", "old")
+
+    def broken(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.os, "fsync", broken)
+    if heard:
+        with pytest.raises(OSError):
+            write_text(path, "new")
+    else:
+        write_text(path, "new")
+    assert contents(tmp_path) == {"file": "old" if heard else "new"}
+
+
+def test_a_file_in_the_way(tmp_path):
+    path = put(tmp_path, file="a file") / "file"
+    with pytest.raises(OSError), replacing_folder(path) as temporary:
+        put(temporary, x="1")
+    assert contents(tmp_path) == {"file": "a file"}

@@ -1,0 +1,1093 @@
+"""Styles in folders and on the Hub: strict, from one commit, without code, and with errors in plain words."""
+
+import contextlib
+import copy
+import json
+import os
+import pickle
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import huggingface_hub
+import pytest
+import safetensors.torch
+import torch
+from hub_server import HubServer
+from torch import nn
+
+from styleforge import card, configs, files
+from styleforge import hub as styleforge_hub
+from styleforge.configs import Range
+from styleforge.errors import (
+    ConfigError,
+    CorruptFileError,
+    GatedRepo,
+    HubUnavailable,
+    NonFiniteWeights,
+    NotAStyle,
+    PushRefused,
+    RepoNotFound,
+    RevisionNotFound,
+    UnknownName,
+    UnsafeFileError,
+    WeightsError,
+    WeightsMismatch,
+)
+from styleforge.hub import PretrainedMixin, bundled_styles, push_folder
+from styleforge.models import MODELS, PatchDiscriminator, ResnetGenerator, UNetGenerator
+
+REPO = "org/rain"
+NAMES = {"README.md", "config.json", "model.safetensors"}
+
+
+@pytest.fixture(autouse=True)
+def fresh(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Hub without repositories, an empty cache, and a table of classes that forgets those of a test."""
+    hub.reset()
+    hub.lfs = True
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(PretrainedMixin, "architectures", dict(PretrainedMixin.architectures))
+
+
+@pytest.fixture
+def network() -> ResnetGenerator:
+    return tiny()
+
+
+@pytest.fixture
+def style(network: ResnetGenerator, tmp_path: Path) -> Path:
+    """A style in a folder."""
+    return network.save_pretrained(tmp_path / "style")
+
+
+def tiny(seed: int = 0, **config: Any) -> ResnetGenerator:
+    torch.manual_seed(seed)
+    return ResnetGenerator(**{"width": 2, "blocks": 1, **config})
+
+
+def bits(network: nn.Module) -> bytes:
+    """All tensors with names, types and shapes."""
+    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def files_of(network: PretrainedMixin, folder: Path) -> dict[str, bytes]:
+    return bytes_of(network.save_pretrained(folder))
+
+
+def change_config(style: Path, **changes: Any) -> None:
+    path = style / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def change_weights(style: Path, change: Any) -> None:
+    path = style / "model.safetensors"
+    path.write_bytes(safetensors.torch.save(change(safetensors.torch.load_file(path, backend="pread"))))
+
+
+def commit_named_in(address: str) -> str:
+    return address.rsplit("/", 1)[1]
+
+
+# -- push and pull --
+
+
+def test_push_and_pull(hub, network):
+    with torch.no_grad():
+        network.head.bias.fill_(-0.0)
+    address = network.push_to_hub(REPO)
+    assert address == f"{hub.url}/{REPO}/commit/{hub.repo(REPO).branches['main']}"
+    assert set(hub.files(REPO)) == {*NAMES, ".gitattributes"}
+    again = ResnetGenerator.from_pretrained(REPO)
+    assert again.config == network.config and bits(again) == bits(network)
+    assert not again.training and all(p.requires_grad for p in again.parameters())
+    assert not hub.repo(REPO).private
+    again.train()(torch.rand(1, 3, 8, 8)).sum().backward()
+    assert all(p.grad is not None for p in again.parameters())
+
+
+def test_no_token_goes_to_the_storage(hub, network):
+    """On the real Hub large files lie on other hosts."""
+    network.push_to_hub(REPO)
+    ResnetGenerator.from_pretrained(REPO)
+    hosts = {(request.host, request.token) for request in hub.log if request.method in ("GET", "HEAD")}
+    assert ("localhost", None) in hosts and ("127.0.0.1", "hf_of_the_tests") in hosts
+    assert {token for host, token in hosts if host == "localhost"} == {None}
+
+
+def test_push_and_pull_without_lfs_and_with_the_uploader_of_xet(hub, network, monkeypatch):
+    hub.lfs = False
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", False)
+    network.push_to_hub(REPO)
+    assert len(hub.history(REPO)) == 2
+    assert bits(ResnetGenerator.from_pretrained(REPO)) == bits(network)
+    assert tiny(1).push_to_hub(REPO, create_pr=True) == f"{hub.url}/{REPO}/discussions/1"
+    assert bits(ResnetGenerator.from_pretrained(REPO, revision="refs/pr/1")) == bits(tiny(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_types_stay_unless_asked(network, dtype):
+    network.to(dtype).push_to_hub(REPO)
+    again = ResnetGenerator.from_pretrained(REPO)
+    assert again.dtype == dtype and bits(again) == bits(network)
+    single = ResnetGenerator.from_pretrained(REPO, dtype=torch.float32)
+    assert single.dtype == torch.float32 and bits(single) == bits(network.float())
+
+
+def test_the_table_of_classes_finds_the_class(style, network):
+    assert type(PretrainedMixin.from_pretrained(style)) is ResnetGenerator
+    assert bits(PretrainedMixin.from_pretrained(str(style))) == bits(network)
+
+
+def test_one_commit_for_each_push(hub, network):
+    for count, seed in enumerate(range(3), start=2):
+        tiny(seed).push_to_hub(REPO, commit_message=f"push {seed}")
+        assert len(hub.history(REPO)) == count and hub.history(REPO)[0].title == f"push {seed}"
+    tiny(2).push_to_hub(REPO)
+    assert len(hub.history(REPO)) == 4  # nothing new, no commit
+
+
+def test_a_card_edited_on_the_hub_stays(hub, network):
+    network.push_to_hub(REPO)
+    hub.add(REPO, {"README.md": b"---\nlicense: mit\n---\nMy words"})
+    tiny(1).push_to_hub(REPO)
+    assert hub.files(REPO)["README.md"] == b"---\nlicense: mit\n---\nMy words"
+    assert bits(ResnetGenerator.from_pretrained(REPO)) == bits(tiny(1))
+
+
+def test_a_card_on_another_branch_does_not_count(hub, network):
+    hub.add(REPO, {"x": b"1"})
+    hub.repo(REPO).branches["v2"] = hub.repo(REPO).branches["main"]
+    hub.add(REPO, {"README.md": b"only on main"})
+    network.push_to_hub(REPO, revision="v2")
+    assert b"styleforge" in hub.files(REPO, "v2")["README.md"]
+    assert set(hub.files(REPO)) == {"x", "README.md"}
+
+
+def test_the_card_names_the_repository(hub, network):
+    network.push_to_hub(REPO, card_facts={"license": "mit"})
+    text = hub.files(REPO)["README.md"].decode()
+    assert f'StylePipeline.from_pretrained("{REPO}")' in text and "license: mit" in text
+    found = huggingface_hub.HfApi().list_models(filter=["styleforge", "ResnetGenerator"])
+    assert [model.id for model in found] == [REPO]
+
+
+def test_push_leaves_out_what_is_no_part_of_a_style(hub, style):
+    for name in (".secret", "x.tmp", "optimizer.pt", "old.ckpt", "deep/model.bin", "deep/.env", "deep/a.pkl"):
+        files.write_text(style / name, "x")
+    files.write_text(style / "samples/a.txt", "a sample")
+    push_folder(style, REPO)
+    assert set(hub.files(REPO)) == {*NAMES, ".gitattributes", "samples/a.txt"}
+
+
+def test_push_of_what_is_no_style(hub, tmp_path, style):
+    with pytest.raises(RepoNotFound, match="No such folder"):
+        push_folder(tmp_path / "nothing", REPO)
+    (style / "model.safetensors").unlink()
+    with pytest.raises(NotAStyle):
+        push_folder(style, REPO)
+    assert not hub.log
+
+
+def test_pull_request(hub, network):
+    network.push_to_hub(REPO)
+    address = tiny(1).push_to_hub(REPO, create_pr=True)
+    assert address == f"{hub.url}/{REPO}/discussions/1"
+    assert bits(ResnetGenerator.from_pretrained(REPO)) == bits(network)
+    assert bits(ResnetGenerator.from_pretrained(REPO, revision="refs/pr/1")) == bits(tiny(1))
+    with pytest.raises(PushRefused, match="create_pr"):
+        tiny(1).push_to_hub(REPO, create_pr=True, revision="v1")
+
+
+def test_private(hub, network):
+    network.push_to_hub(REPO, private=True)
+    assert hub.repo(REPO).private
+    with pytest.raises(RepoNotFound, match="private one needs token="):
+        ResnetGenerator.from_pretrained(REPO, token=False)
+    assert bits(ResnetGenerator.from_pretrained(REPO, token="hf_mine")) == bits(network)
+    assert hub.log[-3].token == "hf_mine"
+
+
+def test_private_weights_do_not_go_to_a_public_repository(hub, network):
+    hub.add(REPO, {"README.md": b"public"})
+    with pytest.raises(PushRefused, match="public"):
+        network.push_to_hub(REPO, private=True)
+    assert set(hub.files(REPO)) == {"README.md"}
+
+
+@pytest.mark.parametrize(
+    ("repo", "options", "error", "words"),
+    [
+        ("someone/rain", {}, PushRefused, "don't have the rights"),
+        (REPO, {"token": False}, PushRefused, "hf auth login"),
+        (REPO, {"revision": "v9"}, RevisionNotFound, "'v9'"),
+        ("org/not a name", {}, RepoNotFound, "no name of a repository"),
+    ],
+)
+def test_refused_pushes(hub, network, repo, options, error, words):
+    hub.add(REPO, {"x": b"1"})
+    with pytest.raises(error, match=words):
+        network.push_to_hub(repo, **options)
+    assert set(hub.files(REPO)) == {"x"}
+
+
+# -- which commit --
+
+
+def test_both_files_come_from_one_commit(hub, network, tmp_path):
+    """Somebody pushes another network between our two downloads."""
+    hub.add(REPO, files_of(network, tmp_path / "old"))
+    new = files_of(tiny(1), tmp_path / "new")
+
+    def push(request):
+        if request.method == "GET" and request.path.endswith("config.json"):
+            hub.before = None
+            hub.add(REPO, new)
+
+    hub.before = push
+    assert bits(ResnetGenerator.from_pretrained(REPO)) == bits(network)
+    assert hub.before is None
+    assert bits(ResnetGenerator.from_pretrained(REPO)) == bits(tiny(1))
+
+
+def test_branch_tag_and_commit(hub, network):
+    first = commit_named_in(network.push_to_hub(REPO))
+    hub.repo(REPO).tags["v1"] = first
+    hub.repo(REPO).branches["wip"] = first
+    tiny(1).push_to_hub(REPO)
+    tiny(2).push_to_hub(REPO, revision="wip")
+    for revision, seed in ((first, 0), (first[:10], 0), ("v1", 0), ("main", 1), (None, 1), ("wip", 2)):
+        assert bits(ResnetGenerator.from_pretrained(REPO, revision=revision)) == bits(tiny(seed)), revision
+    for revision in ("v2", "0" * 40, "x y"):
+        with pytest.raises(RevisionNotFound, match=revision):
+            ResnetGenerator.from_pretrained(REPO, revision=revision)
+
+
+def test_subfolder(hub, network, style, tmp_path):
+    folder = {f"reverse/deep/{name}": data for name, data in files_of(tiny(1), tmp_path / "new").items()}
+    hub.add(REPO, {**bytes_of(style), **folder})
+    assert bits(ResnetGenerator.from_pretrained(REPO)) == bits(network)
+    assert bits(ResnetGenerator.from_pretrained(REPO, subfolder="reverse/deep")) == bits(tiny(1))
+    tiny(1).save_pretrained(style / "reverse")
+    assert bits(ResnetGenerator.from_pretrained(style, subfolder="reverse")) == bits(tiny(1))
+    with pytest.raises(NotAStyle, match="deep/config.json"):
+        ResnetGenerator.from_pretrained(REPO, subfolder="reverse")
+    with pytest.raises(RepoNotFound, match="No such folder"):
+        ResnetGenerator.from_pretrained(style, subfolder="nothing")
+
+
+@pytest.mark.parametrize("subfolder", ["..", "../style", "a/../../style", "/etc", "C:\\", "C:x", "a\\..\\..\\b", "\\\\host\\x"])
+def test_a_subfolder_lies_inside(hub, style, subfolder):
+    hub.add(REPO, bytes_of(style))
+    for name in (style, REPO):
+        with pytest.raises(UnsafeFileError, match="inside"):
+            ResnetGenerator.from_pretrained(name, subfolder=subfolder)
+    assert not hub.log
+
+
+# -- names --
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["no-such-style", "", "../x", "./org/x", "/org/x", "~/x", "a/b/c", "https://hub/x", "C:\\x", "a\0b", "x" * 5000]
+    + [Path("org/rain"), "model.pth", "../models", "org/"],
+    ids=lambda name: repr(name)[:20],
+)
+def test_no_such_name(hub, style, name):
+    hub.add(REPO, bytes_of(style))
+    with pytest.raises(RepoNotFound) as caught:
+        ResnetGenerator.from_pretrained(name)
+    assert len(str(caught.value)) < 1000
+    assert not hub.log  # no name of a repository, so nobody is asked
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("style.pth", UnsafeFileError), ("STYLE.CKPT", UnsafeFileError), ("x.safetensors", NotAStyle), ("x", NotAStyle)],
+)
+def test_a_file_is_no_style(tmp_path, name, error):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(error, match="config.json"):
+        ResnetGenerator.from_pretrained(tmp_path / name)
+
+
+def test_a_folder_comes_first(hub, tmp_path, monkeypatch):
+    hub.add(REPO, files_of(tiny(0), tmp_path / "hub"))
+    tiny(1).save_pretrained(tmp_path / REPO)
+    monkeypatch.chdir(tmp_path)
+    assert bits(ResnetGenerator.from_pretrained(REPO)) == bits(tiny(1))
+    assert not hub.log
+
+
+def test_bundled_styles(hub, tmp_path, monkeypatch):
+    tiny(1).save_pretrained(tmp_path / "styles/rain-monet")
+    monkeypatch.setattr(styleforge_hub, "BUNDLED", tmp_path / "styles")
+    assert bundled_styles() == ["rain-monet"]
+    assert bits(ResnetGenerator.from_pretrained("rain-monet")) == bits(tiny(1))
+    with pytest.raises(RepoNotFound, match=r"bundled rain-monet\. Did you mean 'rain-monet'\?"):
+        ResnetGenerator.from_pretrained("rain_monet")
+    with hub.down(), pytest.raises(HubUnavailable, match="bundled style: rain-monet"):
+        ResnetGenerator.from_pretrained(REPO)
+
+
+def test_no_such_repository(hub):
+    with pytest.raises(RepoNotFound, match="org/rain"):
+        ResnetGenerator.from_pretrained(REPO)
+    with pytest.raises(RepoNotFound, match="org/rain"):
+        ResnetGenerator.from_pretrained(REPO, token=False)
+
+
+def test_gated(hub, style):
+    hub.add(REPO, bytes_of(style), gated=True)
+    for token in (None, False):
+        with pytest.raises(GatedRepo, match="Accept its terms"):
+            ResnetGenerator.from_pretrained(REPO, token=token)
+
+
+def test_access_refused(hub, style):
+    from hub_server import Refusal
+
+    hub.add(REPO, bytes_of(style))
+
+    def refuse(request):
+        raise Refusal(401, "", "Invalid credentials in Authorization header")
+
+    hub.before = refuse
+    with pytest.raises(GatedRepo, match="hf auth whoami"):
+        ResnetGenerator.from_pretrained(REPO)
+
+
+# -- offline --
+
+
+def test_from_the_cache(hub, network):
+    commit = commit_named_in(network.push_to_hub(REPO))
+    with hub.down(), pytest.raises(HubUnavailable):
+        ResnetGenerator.from_pretrained(REPO)
+    with pytest.raises(HubUnavailable):
+        ResnetGenerator.from_pretrained(REPO, local_files_only=True)
+    ResnetGenerator.from_pretrained(REPO)
+    tiny(1).push_to_hub(REPO)
+    hub.log.clear()
+    for revision in (None, "main", commit):
+        again = ResnetGenerator.from_pretrained(REPO, local_files_only=True, revision=revision)
+        assert bits(again) == bits(network)
+    assert not hub.log
+    with hub.down():
+        assert bits(ResnetGenerator.from_pretrained(REPO)) == bits(network)
+        with pytest.raises(HubUnavailable, match="refused"):
+            ResnetGenerator.from_pretrained(REPO, force_download=True)
+        with pytest.raises(HubUnavailable):
+            ResnetGenerator.from_pretrained(REPO, local_files_only=True, revision="v9")
+        with pytest.raises(HubUnavailable):
+            ResnetGenerator.from_pretrained(REPO, local_files_only=True, subfolder="x")
+    with pytest.raises(HubUnavailable, match="at the same time"):
+        ResnetGenerator.from_pretrained(REPO, local_files_only=True, force_download=True)
+    assert bits(ResnetGenerator.from_pretrained(REPO)) == bits(tiny(1))
+
+
+def test_a_pinned_commit_in_the_cache_asks_nobody(hub, network):
+    commit = commit_named_in(network.push_to_hub(REPO))
+    ResnetGenerator.from_pretrained(REPO, revision=commit)
+    hub.log.clear()
+    ResnetGenerator.from_pretrained(REPO, revision=commit)
+    assert not hub.log
+
+
+def test_cache_dir(hub, network, tmp_path):
+    network.push_to_hub(REPO)
+    ResnetGenerator.from_pretrained(REPO, cache_dir=tmp_path / "elsewhere")
+    assert not (tmp_path / "cache").exists()
+    with hub.down():
+        assert bits(ResnetGenerator.from_pretrained(REPO, cache_dir=tmp_path / "elsewhere")) == bits(network)
+
+
+def test_push_without_a_hub(hub, network):
+    with hub.down(), pytest.raises(HubUnavailable, match="push again"):
+        network.push_to_hub(REPO)
+
+
+def test_offline_mode(hub, network, tmp_path):
+    """HF_HUB_OFFLINE is read at import, so by another process; its Hub is one that does not answer."""
+    network.push_to_hub(REPO)
+    ResnetGenerator.from_pretrained(REPO)
+    code = (
+        "from styleforge.models import ResnetGenerator\n"
+        "from styleforge.errors import HubUnavailable\n"
+        f"print(ResnetGenerator.from_pretrained('{REPO}').config['width'])\n"
+        "for act in (lambda: ResnetGenerator.from_pretrained('org/other'),\n"
+        f"            lambda: ResnetGenerator(width=2, blocks=0).push_to_hub('{REPO}')):\n"
+        "    try: act()\n"
+        "    except HubUnavailable as error: print(error)\n"
+    )
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+    }
+    hub.log.clear()
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[1]
+    )
+    assert result.returncode == 0, result.stderr
+    width, missing, push = result.stdout.splitlines()
+    assert width == "2" and "org/other" in missing and "HF_HUB_OFFLINE" in missing and "offline mode" in push
+    assert not hub.log
+
+
+# -- damage on the way --
+
+
+def test_a_flipped_bit_is_found(hub, network):
+    """The length is right, the tensors are finite: only the hash tells."""
+    network.push_to_hub(REPO)
+    hub.damage["model.safetensors"] = lambda data: data[:-2] + bytes([data[-2] ^ 1]) + data[-1:]
+    for _ in range(2):  # the second time from the cache
+        with pytest.raises(CorruptFileError, match=r"SHA-256.*force_download=True"):
+            ResnetGenerator.from_pretrained(REPO)
+    hub.damage.clear()
+    assert bits(ResnetGenerator.from_pretrained(REPO, force_download=True)) == bits(network)
+    assert bits(ResnetGenerator.from_pretrained(REPO, local_files_only=True)) == bits(network)
+
+
+def test_a_download_cut_short(hub, network):
+    network.push_to_hub(REPO)
+    for name in ("config.json", "model.safetensors"):
+        hub.damage = {name: lambda data: data[:-100]}
+        with pytest.raises(HubUnavailable, match="Consistency check failed"):
+            ResnetGenerator.from_pretrained(REPO)
+    hub.damage = {}
+    assert bits(ResnetGenerator.from_pretrained(REPO)) == bits(network)
+
+
+def test_a_file_cut_in_the_cache(hub, network, tmp_path):
+    network.push_to_hub(REPO)
+    ResnetGenerator.from_pretrained(REPO)
+    [blob] = [p for p in (tmp_path / "cache").rglob("blobs/*") if len(p.name) == 64]
+    os.truncate(blob, 1000)
+    with pytest.raises(CorruptFileError, match="force_download=True"):
+        ResnetGenerator.from_pretrained(REPO)
+    assert bits(ResnetGenerator.from_pretrained(REPO, force_download=True)) == bits(network)
+
+
+def test_the_hub_goes_away_between_two_files(hub, network, monkeypatch):
+    network.push_to_hub(REPO)
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # the client tries again for half a minute
+    stack = contextlib.ExitStack()
+
+    def leave(request):
+        if request.path.endswith("model.safetensors"):
+            hub.before = None
+            threading.Thread(target=lambda: stack.enter_context(hub.down())).start()
+            threading.Event().wait(0.2)
+
+    hub.before = leave
+    try:
+        with pytest.raises(HubUnavailable, match="org/rain"):
+            ResnetGenerator.from_pretrained(REPO)
+    finally:
+        stack.close()
+    assert bits(ResnetGenerator.from_pretrained(REPO)) == bits(network)
+
+
+# -- files that cannot be used --
+
+
+DAMAGE = {
+    "cut": (lambda data: data[:-1], CorruptFileError),
+    "empty": (lambda data: b"", CorruptFileError),
+    "garbage": (lambda data: data[:8] + b"\xff" * 200 + data[208:], CorruptFileError),
+    "longer": (lambda data: data + b"x", CorruptFileError),
+    "html": (lambda data: b"<html>Not found</html>", CorruptFileError),
+    "pickle": (lambda data: pickle.dumps({"a": 1}), CorruptFileError),
+    "odd name": (lambda data: data.replace(b"head.bias", b"../../ias"), UnsafeFileError),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_weights(style, name):
+    change, error = DAMAGE[name]
+    path = style / "model.safetensors"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(error, match=r"model\.safetensors"):
+        ResnetGenerator.from_pretrained(style)
+
+
+MISFITS = {
+    "missing": (lambda t: {k: v for k, v in t.items() if k != "head.bias"}, r"1 missing \(head\.bias\)"),
+    "unexpected": (lambda t: {**t, "extra": torch.ones(2)}, r"1 unexpected \(extra\)"),
+    "misshapen": (lambda t: {**t, "head.bias": torch.ones(4)}, r"1 misfit \(head\.bias \(4,\) instead of \(3,\)\)"),
+    "transposed": (lambda t: {**t, "head.weight": t["head.weight"].transpose(0, 1).contiguous()}, r"misfit \(head\.weight"),
+    "renamed": (lambda t: {k.replace("head.", "tail."): v for k, v in t.items()}, r"2 missing .* and 2 unexpected"),
+    "mistyped": (lambda t: {**t, "head.bias": torch.ones(3, dtype=torch.int64)}, r"1 mistyped \(head\.bias of type I64"),
+    "nothing": (lambda t: {}, r"missing \(.*, \.\.\.\)"),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_weights_that_do_not_fit(style, name):
+    change, words = MISFITS[name]
+    change_weights(style, change)
+    with pytest.raises(WeightsMismatch, match=words):
+        ResnetGenerator.from_pretrained(style)
+
+
+def test_counters_keep_their_type(tmp_path):
+    style = tiny(norm="batch").save_pretrained(tmp_path)
+    change_weights(style, lambda t: {**t, "stem_norm.num_batches_tracked": torch.tensor(True)})
+    with pytest.raises(WeightsMismatch, match=r"stem_norm\.num_batches_tracked of type BOOL"):
+        ResnetGenerator.from_pretrained(style)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite(style, network, value, tmp_path):
+    def change(tensors):
+        tensors["head.bias"][1] = value
+        return tensors
+
+    change_weights(style, change)
+    with pytest.raises(NonFiniteWeights, match=r"head\.bias"):
+        ResnetGenerator.from_pretrained(style)
+    with torch.no_grad():
+        network.head.bias[1] = value
+    with pytest.raises(NonFiniteWeights, match=r"head\.bias"):
+        network.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_half_a_style(hub, style, name):
+    (style / name).unlink()
+    hub.add(REPO, bytes_of(style))
+    for place in (style, REPO):
+        with pytest.raises(NotAStyle, match=r"README\.md"):
+            ResnetGenerator.from_pretrained(place)
+
+
+class Trap:
+    """A pickle that leaves a mark when it is read."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "style.pth", "latest_net_G.PT"])
+def test_pickles_are_not_read(hub, style, tmp_path, name, with_config):
+    mark = tmp_path / "mark"
+    (style / name).write_bytes(pickle.dumps(Trap(mark)))
+    pickle.loads((style / name).read_bytes())
+    assert mark.is_dir()  # the trap works
+    mark.rmdir()
+    (style / "model.safetensors").unlink()
+    if not with_config:
+        (style / "config.json").unlink()
+    hub.add(REPO, bytes_of(style))
+    for place in (style, REPO):
+        with pytest.raises(UnsafeFileError, match=name):
+            ResnetGenerator.from_pretrained(place)
+    assert not mark.exists()
+    assert not [request for request in hub.log if request.path.endswith(name)]
+
+
+def test_a_pickle_beside_the_weights_is_ignored(style, network):
+    (style / "pytorch_model.bin").write_bytes(b"x")
+    assert bits(ResnetGenerator.from_pretrained(style)) == bits(network)
+
+
+# -- configurations that cannot be used --
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (b"", CorruptFileError),
+        (b"{", CorruptFileError),
+        (b"\xff\xfe", CorruptFileError),
+        (b"[]", CorruptFileError),
+        (b'"x"', CorruptFileError),
+        (b"null", CorruptFileError),
+        (b'{"width": 2, "width": 4}', CorruptFileError),
+        (b"[" * 30_000, CorruptFileError),
+        (b'{"a":' * 10_000, CorruptFileError),
+        (b'{"width": ' + b"9" * 5000 + b"}", CorruptFileError),
+        (b'{"_class_name": "ResnetGenerator", "x": "' + b"x" * 100_000 + b'"}', ConfigError),
+        (b"{}", NotAStyle),
+        (b'{"_class_name": null}', NotAStyle),
+        (b'{"_class_name": ["ResnetGenerator"]}', NotAStyle),
+        (b'{"model_type": "bert"}', NotAStyle),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_configs_that_are_none(hub, style, text, error):
+    (style / "config.json").write_bytes(text)
+    hub.add(REPO, bytes_of(style))
+    for place in (style, REPO):
+        with pytest.raises(error, match=r"config\.json") as caught:
+            ResnetGenerator.from_pretrained(place)
+        assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("widht", 2, r"'widht'.*Did you mean 'width'\?"),
+        ("strict", False, "'strict'"),
+        ("map_location", "meta", "'map_location'"),
+        ("token", "hf_x", "'token'"),
+        ("self", 1, "'self'"),
+        ("trust_remote_code", True, "'trust_remot"),
+        ("dropout", 1, "'dropout'.*true or false"),
+        ("blocks", True, "'blocks'.*a whole number"),
+        ("blocks", "8", "'blocks'.*found '8'"),
+        ("blocks", 1.0, "'blocks'"),
+        ("blocks", None, "'blocks'"),
+        ("blocks", float("nan"), "'blocks'.*found nan"),
+        ("width", float("inf"), "'width'.*found inf"),
+        ("width", 0, "'width'.*1 to 1024"),
+        ("width", 1025, "'width'.*1 to 1024"),
+        ("blocks", 10**6, "'blocks'.*0 to 64"),
+        ("norm", "none", "'norm'.*'instance' or 'batch'"),
+        ("norm", ["instance"], "'norm'"),
+        ("_class_name", "ResnetGenrator", r"Did you mean 'ResnetGenerator'\?"),
+        ("_class_name", "", "Unknown architecture"),
+    ],
+)
+def test_configs_that_are_refused(style, key, value, words):
+    change_config(style, **{key: value})
+    with pytest.raises(ConfigError, match=words) as caught:
+        ResnetGenerator.from_pretrained(style)
+    assert str(style) in str(caught.value)
+
+
+def test_1e400_is_no_number(style):
+    path = style / "config.json"
+    path.write_text(path.read_text().replace('"width": 2', '"width": 1e400'))
+    with pytest.raises(ConfigError, match="'width'.*found inf"):
+        ResnetGenerator.from_pretrained(style)
+
+
+def test_private_keys_of_other_libraries_steer_nothing(style, network):
+    change_config(style, _attn_implementation="evil/kernel", _anything=[1], _styleforge_version="99")
+    assert ResnetGenerator.from_pretrained(style).config == network.config
+
+
+def test_a_missing_setting_takes_its_default(style, network):
+    """So a new version may add one."""
+    path = style / "config.json"
+    config = json.loads(path.read_text())
+    del config["dropout"], config["norm"]
+    path.write_text(json.dumps(config))
+    assert bits(ResnetGenerator.from_pretrained(style)) == bits(network)
+
+
+def test_the_wrong_class(style):
+    with pytest.raises(ConfigError, match=r"not a UNetGenerator.*found ResnetGenerator.*ResnetGenerator\.from_pretrained"):
+        UNetGenerator.from_pretrained(style)
+
+
+AUDIT: list[str] | None = None
+
+
+@pytest.fixture
+def audit():
+    """What the interpreter imports, runs or opens on the network, as it tells its auditors."""
+    global AUDIT
+    if not getattr(sys, "_styleforge_audited", False):
+        sys.addaudithook(_listen)  # for good: there is no way to take it off
+        sys._styleforge_audited = True
+    AUDIT = []
+    yield AUDIT
+    AUDIT = None
+
+
+def _listen(event: str, arguments: tuple) -> None:
+    if AUDIT is not None and event in ("import", "exec", "subprocess.Popen", "os.system", "socket.connect", "compile"):
+        AUDIT.append(f"{event} {arguments[0] if arguments else ''}")
+
+
+@pytest.mark.parametrize(
+    "name", ["antigravity.ResnetGenerator", "antigravity", "os.system", "styleforge.train.TrainConfig", "__main__.X", "../x.py"]
+)
+def test_no_module_is_imported_by_name(style, audit, name):
+    ResnetGenerator.from_pretrained(style)  # so that all of our own is loaded
+    change_config(style, _class_name=name, auto_map={"AutoModel": "antigravity.X"})
+    before = set(sys.modules)
+    audit.clear()
+    with pytest.raises(UnknownName, match="Unknown architecture"):
+        PretrainedMixin.from_pretrained(style)
+    assert set(sys.modules) == before and not audit, audit
+    compile("1", "x", "eval")
+    assert audit  # it does listen
+
+
+def test_loading_runs_nothing(style, audit):
+    ResnetGenerator.from_pretrained(style)
+    audit.clear()
+    ResnetGenerator.from_pretrained(style)
+    assert not audit, audit
+
+
+BOMBS = [
+    (ResnetGenerator, {"width": 1024, "blocks": 64, "in_channels": 64, "out_channels": 64}),
+    (UNetGenerator, {"width": 1024, "downs": 10}),
+    (PatchDiscriminator, {"width": 1024, "layers": 8, "spectral_norm": True}),
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+@pytest.mark.parametrize(("cls", "config"), BOMBS, ids=lambda value: getattr(value, "__name__", ""))
+def test_the_largest_configuration_costs_nothing(tmp_path, cls, config):
+    """Networks of gigabytes that a config may ask for, with a file that does not hold them."""
+    style = tiny().save_pretrained(tmp_path)
+    (style / "config.json").write_text(json.dumps({"_class_name": cls.__name__, **config}))
+    small = peak_memory()
+    begin = time.process_time()
+    with pytest.raises(WeightsMismatch):
+        cls.from_pretrained(style)
+    assert time.process_time() - begin < 2
+    assert peak_memory() - small < 100e6
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had so far."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError
+
+
+# -- saving --
+
+
+def test_config_holds_every_argument(style, network):
+    assert json.loads((style / "config.json").read_text()) == {
+        "_class_name": "ResnetGenerator",
+        "_styleforge_version": styleforge_hub.__version__,
+        **configs.defaults(ResnetGenerator.__init__),
+        "width": 2,
+        "blocks": 1,
+    }
+    with safetensors.safe_open(style / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_the_same_network_gives_the_same_files(network, tmp_path):
+    """So a push of nothing new is no commit, and a training can be compared by its hashes."""
+    first = bytes_of(network.save_pretrained(tmp_path / "0"))
+    for count in range(1, 8):
+        assert bytes_of(copy.deepcopy(network).save_pretrained(tmp_path / str(count))) == first
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_file_modes_follow_the_umask(tmp_path, network, umask, mode):
+    before = os.umask(umask)
+    try:
+        style = network.save_pretrained(tmp_path / "style")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(p.stat().st_mode) for p in style.iterdir()} == {mode}
+
+
+def test_a_second_save_keeps_card_and_other_files(style):
+    (style / "README.md").write_text("mine")
+    (style / "samples").mkdir()
+    tiny(1, blocks=2).save_pretrained(style, card_facts={"name": "other"})
+    assert (style / "README.md").read_text() == "mine" and (style / "samples").is_dir()
+    assert bits(ResnetGenerator.from_pretrained(style)) == bits(tiny(1, blocks=2))
+
+
+def test_saving_into_the_folder_that_is_here(tmp_path, network, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network.save_pretrained(".")
+    assert bits(ResnetGenerator.from_pretrained(".")) == bits(network)
+    assert set(os.listdir(tmp_path)) == NAMES
+
+
+FAULTS = [
+    (Path, "write_bytes"),
+    (Path, "mkdir"),
+    (os, "fsync"),
+    (os, "replace"),
+    (os, "rename"),
+    (os, "link"),
+    (safetensors.torch, "save"),
+    (card, "render"),
+]
+
+
+@pytest.mark.parametrize("exists", [True, False], ids=["over a style", "new"])
+@pytest.mark.parametrize(("place", "name"), FAULTS, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_disk_that_is_full_at_any_moment(tmp_path, monkeypatch, place, name, exists):
+    """Each call of a function that writes fails once, the others work; the style stays as it was."""
+    parent = tmp_path / "parent"
+    folder = parent / "style"
+    parent.mkdir()
+    old = tiny(0, norm="batch")
+    if exists:
+        old.save_pretrained(folder)
+        (folder / "README.md").unlink()  # so that one file is new
+    before = bytes_of(parent)
+    new = tiny(1, norm="batch", dropout=True, upsample="blur")
+    true = getattr(place, name)
+    failures = 0
+    while True:
+        calls = 0
+
+        def broken(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == failures + 1:
+                if name == "write_bytes":
+                    true(arguments[0], arguments[1][: len(arguments[1]) // 2])
+                raise OSError(28, "No space left on device")
+            return true(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, broken)
+            try:
+                new.save_pretrained(folder)
+            except OSError as error:
+                assert error.errno == 28
+            else:
+                break
+        failures += 1
+        if bytes_of(parent) != before:  # only after all is in its place: the last sync
+            assert name == "fsync" and set(os.listdir(folder)) == NAMES
+            assert bits(ResnetGenerator.from_pretrained(folder)) == bits(new)
+            shutil.rmtree(folder)
+            if exists:
+                old.save_pretrained(folder)
+                (folder / "README.md").unlink()
+        assert bytes_of(parent) == before and os.listdir(parent) == (["style"] if exists else [])
+        if exists:
+            assert bits(ResnetGenerator.from_pretrained(folder)) == bits(old)
+    assert bits(ResnetGenerator.from_pretrained(folder)) == bits(new)
+    assert set(os.listdir(folder)) == NAMES and os.listdir(parent) == ["style"]
+    assert failures or name in ("rename", "link")
+
+
+def test_readers_while_a_writer_saves(tmp_path):
+    """They see one or the other of two networks, never something between."""
+    networks = [tiny(0), tiny(1)]
+    allowed = {bits(network) for network in networks}
+    networks[0].save_pretrained(tmp_path / "style")
+    seen, problems, done = set(), [], threading.Event()
+
+    def read():
+        try:
+            while not done.is_set():
+                seen.add(bits(ResnetGenerator.from_pretrained(tmp_path / "style")))
+        except Exception as error:
+            problems.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for count in range(12):
+        networks[count % 2].save_pretrained(tmp_path / "style")
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert not problems and seen == allowed
+    assert set(os.listdir(tmp_path / "style")) == NAMES
+
+
+# -- networks of all kinds --
+
+
+def changed(cls: type[PretrainedMixin]) -> dict[str, Any]:
+    """A configuration of which every value differs from its default, and small."""
+    config = {}
+    for name, parameter in configs.schema(cls.__init__).items():
+        kind, default = parameter.annotation, parameter.default
+        if kind is bool:
+            config[name] = not default
+        elif get_origin(kind) is Literal:
+            config[name] = next(value for value in get_args(kind) if value != default)
+        else:
+            bounds = next(part for part in get_args(kind) if isinstance(part, Range))
+            config[name] = int(bounds.low) + (1 if int(bounds.low) + 1 != default else 2)
+    return config
+
+
+@pytest.mark.parametrize("cls", MODELS, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("kind", ["default", "changed"])
+def test_every_network_round_trips(tmp_path, cls, kind):
+    small = {name: 2 for name in ("width", "blocks", "downs", "layers") if name in configs.schema(cls.__init__)}
+    config = changed(cls) if kind == "changed" else small
+    if kind == "changed":
+        assert not {name for name, value in config.items() if value == configs.defaults(cls.__init__)[name]}
+    network = cls(**config)
+    image = torch.rand(2, network.config.get("in_channels", 3), 32, 32)
+    network.train()(image)  # moves running statistics and the vectors of spectral norm
+    style = network.eval().save_pretrained(tmp_path / "style")
+    stored = json.loads((style / "config.json").read_text())
+    assert set(stored) - {"_class_name", "_styleforge_version"} == set(configs.schema(cls.__init__))
+    assert {name: stored[name] for name in config} == config
+    random = torch.get_rng_state()
+    again = PretrainedMixin.from_pretrained(style)
+    assert torch.equal(torch.get_rng_state(), random)  # nothing was drawn
+    assert type(again) is cls and again.config == network.config and bits(again) == bits(network)
+    assert not any(tensor.is_meta for tensor in (*again.parameters(), *again.buffers()))
+    assert [name for name, _ in again.named_modules()] == [name for name, _ in network.named_modules()]
+    with torch.no_grad():
+        assert again(image).equal(network(image))
+    twin = copy.deepcopy(again)
+    assert bits(twin) == bits(network) and twin.config == network.config and type(twin) is cls
+    assert not {p.data_ptr() for p in twin.parameters()} & {p.data_ptr() for p in again.parameters()}
+    twin.save_pretrained(tmp_path / "twin")
+    assert (tmp_path / "twin/model.safetensors").read_bytes() == (style / "model.safetensors").read_bytes()
+    if not config.get("spectral_norm"):  # torch does not pickle parametrised modules
+        again = pickle.loads(pickle.dumps(network))
+        assert bits(again) == bits(network) and again.config == network.config
+
+
+def test_spectral_norm_keeps_its_vectors(tmp_path):
+    network = PatchDiscriminator(width=2, layers=1, norm="none", spectral_norm=True)
+    network.train()(torch.rand(1, 3, 16, 16))
+    buffers = {name for name, _ in network.named_buffers()}
+    assert any(name.endswith("_u") for name in buffers) and buffers <= set(network.state_dict())
+    again = PatchDiscriminator.from_pretrained(network.save_pretrained(tmp_path))
+    assert bits(again) == bits(network)
+    image = torch.rand(1, 3, 16, 16)
+    assert again(image).equal(network.eval()(image))
+    assert again.train()(image).equal(network.train()(image)) and bits(again) == bits(network)
+
+
+def test_half_precision_of_a_batch_norm(tmp_path):
+    network = tiny(norm="batch").half()
+    again = ResnetGenerator.from_pretrained(network.save_pretrained(tmp_path))
+    assert again.stem_norm.num_batches_tracked.dtype == torch.int64 and bits(again) == bits(network)
+
+
+def test_an_attribute_named_module_survives(tmp_path):
+    class WithModule(PretrainedMixin):
+        def __init__(self, *, size: Annotated[int, Range(1, 9)] = 2) -> None:
+            super().__init__()
+            self.module = nn.Linear(size, size)
+            self.other = nn.Linear(size, 1)
+
+    network = WithModule(size=3)
+    again = WithModule.from_pretrained(network.save_pretrained(tmp_path))
+    assert set(again.state_dict()) == {"module.weight", "module.bias", "other.weight", "other.bias"}
+    assert bits(again) == bits(network)
+
+
+def test_buffers_that_are_not_stored_are_real(tmp_path):
+    class WithBuffer(PretrainedMixin):
+        def __init__(self, *, scale: Annotated[float, Range(0, 9)] = 2.0) -> None:
+            super().__init__()
+            self.linear = nn.Linear(2, 2)
+            self.register_buffer("mean", torch.tensor([0.5, scale], device="cpu"), persistent=False)
+
+    network = WithBuffer(scale=3.0)
+    again = WithBuffer.from_pretrained(network.save_pretrained(tmp_path), dtype=torch.float64)
+    assert again.mean.tolist() == [0.5, 3.0] and again.mean.dtype == torch.float64
+
+
+def test_frozen_stays_frozen(tmp_path):
+    class HalfFrozen(PretrainedMixin):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.Linear(2, 2).requires_grad_(False)
+            self.decoder = nn.Linear(2, 2)
+
+    again = HalfFrozen.from_pretrained(HalfFrozen().save_pretrained(tmp_path))
+    assert not again.encoder.weight.requires_grad and again.decoder.weight.requires_grad
+
+
+def test_a_required_argument_that_is_missing(tmp_path):
+    class Demanding(PretrainedMixin):
+        def __init__(self, *, size: Annotated[int, Range(1, 9)]) -> None:
+            super().__init__()
+            if size == 7:
+                raise ValueError("seven is unlucky")
+            self.linear = nn.Linear(size, size)
+
+    style = Demanding(size=2).save_pretrained(tmp_path)
+    assert Demanding.from_pretrained(style).config == {"size": 2}
+    assert copy.deepcopy(Demanding(size=3)).config == {"size": 3}
+    change_config(style, size=7)
+    with pytest.raises(ConfigError, match="seven is unlucky"):
+        Demanding.from_pretrained(style)
+    (style / "config.json").write_text('{"_class_name": "Demanding"}')
+    with pytest.raises(ConfigError, match="does not build a network.*'size'"):
+        Demanding.from_pretrained(style)
+
+
+@pytest.mark.parametrize("kind", ["same", "view", "overlap"])
+def test_tied_weights_are_refused(tmp_path, kind):
+    class Tied(PretrainedMixin):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+            weight = self.first.weight
+            other = {"same": lambda: weight, "view": lambda: weight.T, "overlap": lambda: weight[1:]}[kind]()
+            self.second.weight = nn.Parameter(other.detach()) if kind != "same" else weight
+
+    with pytest.raises(WeightsError, match=r"'first\.weight' and 'second\.weight'"):
+        Tied().save_pretrained(tmp_path / "style")
+    assert not os.listdir(tmp_path)
+
+
+def test_slices_of_one_memory_are_not_tied(tmp_path):
+    """As after flattening all parameters into one, which some optimisers do."""
+    network = tiny()
+    flat = torch.cat([p.detach().flatten() for p in network.parameters()])
+    offset = 0
+    for parameter in network.parameters():
+        parameter.data = flat[offset : offset + parameter.numel()].view_as(parameter)
+        offset += parameter.numel()
+    assert bits(ResnetGenerator.from_pretrained(network.save_pretrained(tmp_path))) == bits(tiny())
+
+
+def test_a_class_of_a_test_is_forgotten():
+    assert {"WithModule", "WithBuffer", "Tied", "Demanding", "HalfFrozen"}.isdisjoint(PretrainedMixin.architectures)
+
+
+def test_devices(style):
+    assert ResnetGenerator.from_pretrained(style, device="cpu").device == torch.device("cpu")
+    assert ResnetGenerator.from_pretrained(style, device="meta").device == torch.device("meta")
+    with pytest.raises(RuntimeError, match="gpu"):  # torch's own words, and not that the file is corrupt
+        ResnetGenerator.from_pretrained(style, device="gpu")
+
+
+def test_loading_takes_no_longer_than_reading(tmp_path):
+    """A ResNet-9 of full size: what we add to safetensors is small, because nothing is initialised."""
+    with torch.device("meta"):
+        network = ResnetGenerator()
+    network = network.to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(0.5)
+    style = network.save_pretrained(tmp_path)
+
+    def best(function):
+        times = []
+        for _ in range(4):
+            begin = time.process_time()
+            function()
+            times.append(time.process_time() - begin)
+        return min(times)
+
+    plain = best(lambda: safetensors.torch.load_file(style / "model.safetensors", backend="pread"))
+    ours = best(lambda: ResnetGenerator.from_pretrained(style))
+    begin = time.process_time()
+    ResnetGenerator()
+    building = time.process_time() - begin
+    assert ours < 3 * plain + building / 2

@@ -1,0 +1,157 @@
+"""What `import styleforge` promises: little, quickly, and always the same names."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import styleforge
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "styleforge"
+
+# Modules by layer: each may import from layers below it only. A new module takes its place here.
+LAYERS = [
+    ["errors", "files", "rng", "configs", "weights", "card", "images", "losses", "layers", "checkpoint"],
+    ["hub"],
+    ["models"],
+    ["data", "methods", "pipeline"],
+    ["train"],
+    ["cli"],
+    ["__main__"],
+]
+# Who may import what, beside torch, numpy, PIL and the standard library.
+HEAVY = {"accelerate": {"train"}, "gradio": set(), "diffusers": set(), "click": {"cli"}, "huggingface_hub": {"hub"}}
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def imports(path: Path) -> set[tuple[str, str]]:
+    """(kind, top-level name) of all imports in a file; kind is "own" or "other"."""
+    package = path.relative_to(PACKAGE).parts[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {("other", alias.name.split(".")[0]) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            if not node.level:
+                found.add(("other", node.module.split(".")[0]))
+                continue
+            base = package[: len(package) - (node.level - 1)]
+            inner = (*base, *(node.module.split(".") if node.module else ()))
+            found |= {("own", inner[0])} if inner else {("own", alias.name) for alias in node.names}
+    return found
+
+
+def module_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_downwards_only(path):
+    module = module_of(path)
+    if module == "__init__":
+        return
+    level = {name: i for i, names in enumerate(LAYERS) for name in names}
+    assert module in level, f"{module} has no layer: give it one in this test"
+    for kind, name in imports(path):
+        if kind == "own" and name in level and name != module:
+            within = level[name] == level[module] == 0  # the ground layer may lean on itself
+            assert level[name] < level[module] or within, f"{module} imports {name}"
+        if kind == "other" and name in HEAVY:
+            assert module in HEAVY[name], f"{module} imports {name}"
+
+
+def test_models_know_no_training_and_losses_know_no_models():
+    for folder, foreign in (("models", {"losses", "methods", "train", "data"}), ("losses", {"models", "methods", "hub"})):
+        for path in (PACKAGE / folder).glob("*.py"):
+            assert not {name for kind, name in imports(path) if kind == "own"} & foreign, path
+
+
+def test_import_is_light():
+    code = (
+        "import time, sys; begin = time.process_time(); import styleforge; "
+        "spent = time.process_time() - begin; "
+        "print(spent, *{m.split('.')[0] for m in sys.modules})"
+    )
+    spent, *modules = run(code).split()
+    assert not {"torch", "numpy", "PIL", "gradio", "diffusers", "accelerate", "huggingface_hub"} & set(modules)
+    assert float(spent) <= 0.05
+
+
+def test_help_loads_no_torch():
+    code = (
+        "import sys; from styleforge import cli\n"
+        "for arguments in (['--help'], ['train', '--help'], ['stylize', '--help'], ['styles']):\n"
+        "    try: cli.cli(arguments)\n"
+        "    except SystemExit: pass\n"
+        "print(sorted({'gradio', 'diffusers', 'accelerate'} & set(sys.modules)))\n"
+        "sys.argv = ['styleforge', '--help']\n"
+    )
+    assert run(code).splitlines()[-1] == "[]"
+    code = (
+        "import sys; from styleforge import cli\n"
+        "for arguments in (['--help'], ['train', '--help'], ['stylize', '--help']):\n"
+        "    try: cli.cli(arguments)\n"
+        "    except SystemExit: pass\n"
+        "print('torch' in sys.modules)\n"
+    )
+    assert run(code).splitlines()[-1] == "False"
+
+
+def test_public_names_are_these_and_all_load():
+    assert sorted(styleforge.__all__) == [
+        "ImagePolicy",
+        "PatchDiscriminator",
+        "PixelDiscriminator",
+        "PretrainedMixin",
+        "ResnetGenerator",
+        "StylePipeline",
+        "StyleforgeError",
+        "UNetGenerator",
+        "__version__",
+        "bundled_styles",
+    ]
+    assert set(styleforge.__all__) == {"__version__", *styleforge._PUBLIC}
+    for name in styleforge.__all__:
+        assert getattr(styleforge, name) is not None
+    assert dir(styleforge) == sorted(styleforge.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'NoSuchThing'"):
+        styleforge.NoSuchThing  # noqa: B018
+
+
+def test_the_same_class_from_both_doors():
+    from styleforge.models import ResnetGenerator
+
+    assert styleforge.ResnetGenerator is ResnetGenerator
+
+
+def test_package_is_marked_as_typed_and_licensed():
+    assert (PACKAGE / "py.typed").is_file()
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+
+
+def test_no_pickle_is_ever_read():
+    """Only safetensors and JSON: nothing in the package may call an unpickler."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("torch.load", "pickle.load", "pickle.loads", "eval", "exec", "__import__"), path
+
+
+def test_every_bundled_style_has_card_recipe_and_is_small():
+    total = 0
+    for name in styleforge.bundled_styles():
+        assert (ROOT / "model_cards" / f"{name}.md").is_file(), f"{name} has no card"
+        assert (ROOT / "scripts" / "recipes" / f"{name}.sh").is_file(), f"{name} has no recipe"
+        size = sum(p.stat().st_size for p in (PACKAGE / "styles" / name).rglob("*") if p.is_file())
+        assert size <= 12e6, f"{name} is larger than 12 MB"
+        total += size
+        assert json.loads((PACKAGE / "styles" / name / "config.json").read_text())["_class_name"]
+    assert total <= 25e6

@@ -1,0 +1,190 @@
+"""Two lines of code: the size stays, transparency stays, and errors say what to do."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from styleforge import PatchDiscriminator, ResnetGenerator, StylePipeline, UNetGenerator
+from styleforge.errors import ConfigError, ImageError, ImageTooLarge, RepoNotFound
+from styleforge.images import ImagePolicy
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    torch.manual_seed(0)
+    return StylePipeline(ResnetGenerator(width=4, blocks=1, upsample="resize"))
+
+
+def noise(width, height, mode="RGB", seed=0):
+    bands = len(Image.new(mode, (1, 1)).getbands())
+    array = np.random.default_rng(seed).integers(0, 256, (height, width, bands), np.uint8)
+    return Image.fromarray(array.squeeze(-1) if bands == 1 else array, mode)
+
+
+@settings(max_examples=60, deadline=None)
+@given(width=st.integers(1, 40), height=st.integers(1, 40), mode=st.sampled_from(["RGB", "L", "RGBA", "LA", "CMYK"]))
+def test_size_stays_whatever_it_is(pipe, width, height, mode):
+    image = noise(width, height, mode)
+    result = pipe(image)
+    assert result.size == (width, height)
+    assert result.mode == ("RGBA" if mode in ("RGBA", "LA") else "RGB")
+    if mode in ("RGBA", "LA"):
+        assert result.getchannel("A").tobytes() == image.getchannel("A").tobytes()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 100), (333, 2), (127, 65)])
+def test_networks_with_large_multiples_keep_the_size_too(size):
+    pipe = StylePipeline(UNetGenerator(width=2, downs=6, norm="instance"))
+    assert pipe(noise(*size)).size == size
+
+
+def test_orientation_is_applied(pipe):
+    image = noise(20, 10)
+    image.getexif()[0x0112] = 6  # turned by a quarter
+    assert pipe(image).size == (10, 20)
+
+
+def test_padding_changes_nothing_where_none_is_needed(pipe):
+    """With sizes that fit, the pipeline is the network and nothing else."""
+    image = noise(24, 16)
+    tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    with torch.inference_mode():
+        expected = ((pipe.model(tensor)[0].clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    assert np.array_equal(np.array(pipe(image)), expected)
+
+
+def test_every_kind_of_input_gives_the_same_picture(pipe, tmp_path):
+    image = noise(21, 13)
+    image.save(tmp_path / "x.png")
+    array = np.array(image)
+    expected = array_of(pipe(image))
+    inputs = [
+        tmp_path / "x.png",
+        str(tmp_path / "x.png"),
+        (tmp_path / "x.png").read_bytes(),
+        open(tmp_path / "x.png", "rb"),  # noqa: SIM115
+        array,
+        array.astype(np.float32) / 255,
+        torch.from_numpy(array).permute(2, 0, 1),
+    ]
+    for given_ in inputs:
+        assert np.abs(array_of(pipe(given_)).astype(int) - expected).max() <= 1, type(given_)
+
+
+def array_of(image):
+    return np.array(image)
+
+
+def test_output_types_agree(pipe):
+    image = noise(9, 7, "RGBA")
+    pil, array, tensor = (pipe(image, output_type=kind) for kind in ("pil", "np", "pt"))
+    assert array.shape == (7, 9, 4) and array.dtype == np.float32 and 0 <= array.min() and array.max() <= 1
+    assert tensor.shape == (4, 7, 9)
+    assert np.array_equal(array, tensor.permute(1, 2, 0).numpy())
+    assert np.abs(np.array(pil) / 255 - array).max() <= 0.5 / 255 + 1e-6
+    again = pipe(array)  # what comes out may go in
+    assert again.size == (9, 7)
+
+
+def test_lists_and_batches_give_lists(pipe):
+    one, two = noise(8, 9), noise(10, 11)
+    results = pipe([one, two])
+    assert [r.size for r in results] == [(8, 9), (10, 11)]
+    assert np.array_equal(array_of(results[1]), array_of(pipe(two)))
+    assert [r.size for r in pipe(np.zeros((2, 6, 5, 3), np.uint8))] == [(5, 6)] * 2
+    assert len(pipe(torch.zeros(3, 3, 8, 8))) == 3
+
+
+def test_strength_blends_monotonously(pipe):
+    image = noise(16, 16)
+    source = array_of(image).astype(float)
+    distances = [np.abs(array_of(pipe(image, strength=s)) - source).mean() for s in (0, 0.25, 0.5, 0.75, 1)]
+    assert distances[0] == 0
+    assert all(a < b for a, b in zip(distances[:-1], distances[1:], strict=True))
+    half = (source + array_of(pipe(image))) / 2
+    assert np.abs(array_of(pipe(image, strength=0.5)) - half).max() <= 1
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.1, math.nan, math.inf, "full", None])
+def test_strength_out_of_range(pipe, strength):
+    with pytest.raises(ConfigError, match=r"strength.*0 to 1"):
+        pipe(noise(8, 8), strength=strength)
+
+
+def test_unknown_output_type(pipe):
+    with pytest.raises(ConfigError, match="'jpeg'.*'pil'"):
+        pipe(noise(8, 8), output_type="jpeg")
+
+
+@pytest.mark.parametrize("bad", ["no such file.png", b"no picture", np.zeros((4, 4, 7), np.uint8), 7, None])
+def test_what_is_no_picture(pipe, bad):
+    with pytest.raises(ImageError):
+        pipe(bad)
+
+
+def test_the_policy_is_the_pipelines():
+    pipe = StylePipeline(ResnetGenerator(width=2, blocks=0), ImagePolicy(max_pixels=50))
+    assert pipe(noise(5, 10)).size == (5, 10)
+    with pytest.raises(ImageTooLarge):
+        pipe(noise(5, 11))
+
+
+def test_the_callers_picture_is_left_alone(pipe):
+    image = noise(8, 8, "RGBA")
+    before = image.tobytes(), image.mode
+    pipe(image)
+    assert (image.tobytes(), image.mode) == before
+
+
+def test_training_mode_never_leaks_in():
+    """Dropout and batch statistics of a network fresh from training would make results random."""
+    pipe = StylePipeline(ResnetGenerator(width=4, blocks=2, norm="batch", dropout=True).train())
+    image = noise(16, 16)
+    assert pipe(image).tobytes() == pipe(image).tobytes()
+
+
+def test_grey_networks(tmp_path):
+    pipe = StylePipeline(ResnetGenerator(in_channels=1, out_channels=1, width=4, blocks=1))
+    result = np.array(pipe(noise(12, 12)))
+    assert result.shape == (12, 12, 3)
+    assert np.array_equal(result[..., 0], result[..., 1])
+
+
+def test_a_discriminator_is_no_style():
+    with pytest.raises(ConfigError, match="logits out"):
+        StylePipeline(PatchDiscriminator(width=2))
+
+
+def test_a_network_for_six_channels_is_no_style():
+    with pytest.raises(ConfigError, match="6 channels"):
+        StylePipeline(ResnetGenerator(width=2, blocks=0, in_channels=6))
+
+
+def test_save_and_load(pipe, tmp_path):
+    image = noise(17, 23)
+    pipe.save_pretrained(tmp_path / "style")
+    again = StylePipeline.from_pretrained(tmp_path / "style")
+    assert again(image).tobytes() == pipe(image).tobytes()
+    assert again.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_half_precision_weights_compute_in_float32(pipe, tmp_path):
+    ResnetGenerator(width=4, blocks=1).half().save_pretrained(tmp_path / "style")
+    again = StylePipeline.from_pretrained(tmp_path / "style")
+    assert again.dtype == torch.float32
+    assert again.to(torch.bfloat16).dtype == torch.bfloat16
+    assert again(noise(9, 9)).size == (9, 9)
+
+
+def test_unknown_styles_name_what_there_is():
+    with pytest.raises(RepoNotFound, match="bundled"):
+        StylePipeline.from_pretrained("no-such-style")
+
+
+def test_repr_says_what_it_is(pipe):
+    assert "ResnetGenerator" in repr(pipe) and "float32" in repr(pipe)
