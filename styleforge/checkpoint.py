@@ -28,9 +28,7 @@ from .files import replacing_folder, write_text
 STATE, MANIFEST = "state.safetensors", "manifest.json"
 
 
-def save(
-    root: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], keep: int = 2
-) -> Path:
+def save(root: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], keep: int = 2) -> Path:
     """Write the checkpoint of a step, then remove all but the newest `keep`.
 
     Raises:

@@ -79,9 +79,7 @@ def cli() -> None:
     type=click.Path(path_type=Path),
     help="File for one picture, folder for several; beside the picture by default.",
 )
-@click.option(
-    "--strength", type=float, default=1.0, show_default=True, help="0 the picture, 1 the full style."
-)
+@click.option("--strength", type=float, default=1.0, show_default=True, help="0 the picture, 1 the full style.")
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
 @click.option("--subfolder", default="", help="Folder inside the repository.")
 @click.option("--device", help="Where to compute, e.g. cpu or cuda; the best there is by default.")
@@ -106,9 +104,7 @@ def stylize(
         raise ConfigError("No style is bundled with this build", todo="Name one with --style.")
     several = len(pictures) > 1 or (output is not None and (output.is_dir() or not output.suffix))
     if len(pictures) > 1 and output is not None and output.suffix:
-        raise ConfigError(
-            "One file cannot hold several pictures", where=output, todo="Give a folder to --output."
-        )
+        raise ConfigError("One file cannot hold several pictures", where=output, todo="Give a folder to --output.")
     pipe = StylePipeline.from_pretrained(
         style, revision=revision, subfolder=subfolder, device=device, local_files_only=offline
     )
@@ -152,9 +148,7 @@ def push(
     from .hub import push_folder
 
     folder = style / "style" if (style / "style").is_dir() else style
-    url = push_folder(
-        folder, repo_id, private=private, revision=revision, create_pr=create_pr, commit_message=message
-    )
+    url = push_folder(folder, repo_id, private=private, revision=revision, create_pr=create_pr, commit_message=message)
     click.echo(url)
 
 
@@ -195,9 +189,7 @@ def _train_command(name: str) -> click.Command:
         *_options({k: p for k, p in run.items() if k not in ("method", "settings")}, TrainConfig, {}),
         *_options(method_settings, method, defaults),
     ]
-    description = (
-        f"{methods.METHODS[name].purpose[0].upper()}{methods.METHODS[name].purpose[1:]}. {method.paper}"
-    )
+    description = f"{methods.METHODS[name].purpose[0].upper()}{methods.METHODS[name].purpose[1:]}. {method.paper}"
     return click.Command(name, callback=callback, params=options, help=description)
 
 
@@ -214,17 +206,10 @@ def _options(
         flag = f"--{key.replace('_', '-')}"
         if kind is bool:
             flag += f"/--no-{key.replace('_', '-')}"
-        shown = ",".join(map(str, default)) if isinstance(default, (list, tuple)) else default
-        yield click.Option(
-            [flag],
-            type=None if kind is bool else kind,
-            required=required,
-            default=list(default) if isinstance(default, tuple) else default,
-            show_default=str(shown)
-            if default is not None and not required and kind is not bool
-            else kind is bool,
-            help=words.get(key),
-        )
+        if isinstance(default, (list, tuple)):
+            default = ",".join(map(str, default))
+        given = {"required": True} if required else {"default": default, "show_default": default is not None}
+        yield click.Option([flag], type=None if kind is bool else kind, help=words.get(key), **given)
 
 
 def _factories(cls: type) -> list[Any]:
@@ -253,8 +238,13 @@ def _argument_words(docstring: str) -> dict[str, str]:
     section = re.split(r"\n\s*(?:Args|Attributes):\n", inspect.cleandoc(docstring) + "\n", maxsplit=1)
     text = re.split(r"\n\S", section[1], maxsplit=1)[0] if len(section) > 1 else ""
     found = re.findall(r"^ {4}(\w+): (.*(?:\n {8,}.*)*)", text, re.M)
-    plain = lambda words: re.sub(r":class:`~?[\w.]*?(\w+)`|:func:`~?[\w.]*?(\w+)`", r"\1\2", words)
-    return {name: plain(re.sub(r"\s+", " ", words)).replace("`", "'") for name, words in found}
+    return {name: _plain(words) for name, words in found}
+
+
+def _plain(words: str) -> str:
+    """reStructuredText to what a terminal shows."""
+    words = re.sub(r":(?:class|func|meth|mod):`~?[\w.]*?(\w+)`", r"\1", words)
+    return re.sub(r"\s+", " ", words).replace("`", "'")
 
 
 def main(run: Callable[..., Any] = cli) -> None:

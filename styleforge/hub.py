@@ -26,6 +26,7 @@ from huggingface_hub import HfApi, ModelHubMixin, hf_hub_download
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import httpx
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from . import __version__, card, configs, weights
 from .errors import (
@@ -197,7 +198,7 @@ class PretrainedMixin(
         try:
             # Nothing is allocated on the meta device: a configuration that asks for a terabyte costs nothing,
             # because its shapes will not be those of the file.
-            with torch.device("meta"):
+            with torch.device("meta"), _WithoutDrawing():
                 network = found(**config)
         except StyleforgeError:
             raise
@@ -279,6 +280,17 @@ class PretrainedMixin(
         from huggingface_hub import ModelCard
 
         return ModelCard(card.render({"_class_name": type(self).__name__, **self.config}, **facts))
+
+
+class _WithoutDrawing(TorchFunctionMode):
+    """Random initialisation does nothing on the meta device, but there loads torch's compiler: most of a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "").endswith(("normal_", "uniform_")):  # kaiming_uniform_ and all their kin
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **(kwargs or {}))
 
 
 def architecture(files: StyleFiles) -> type[PretrainedMixin]:

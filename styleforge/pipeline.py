@@ -125,9 +125,7 @@ class StylePipeline:
             ConfigError: a strength outside [0, 1], or an unknown output type.
         """
         if not (isinstance(strength, (int, float)) and math.isfinite(strength) and 0 <= strength <= 1):
-            raise ConfigError(
-                "strength cannot be used", found=strength, allowed="0 to 1", todo="1 is the full style."
-            )
+            raise ConfigError("strength cannot be used", found=strength, allowed="0 to 1", todo="1 is the full style.")
         if output_type not in ("pil", "np", "pt"):
             raise ConfigError(
                 "Unknown output_type",

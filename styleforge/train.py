@@ -106,7 +106,7 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
 
     Writes into `config.output`: `train.json`, `metrics.jsonl`, `checkpoints/`, `samples/`, and `style/`, which
     `StylePipeline.from_pretrained` loads and `styleforge push` uploads. On Ctrl-C and SIGTERM the step is
-    finished and a checkpoint written; the same call goes on from there.
+    finished, a checkpoint and the style so far are written, and the same call goes on from there.
 
     Args:
         config: the run.
@@ -119,7 +119,7 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
         ConfigError, DataError: before anything is written.
         CheckpointError: the run has checkpoints, but none can be used.
         TrainingDiverged: a loss is not finite; checkpoints stay.
-        KeyboardInterrupt, SystemExit: stopped from outside, after the checkpoint.
+        KeyboardInterrupt, SystemExit: stopped from outside, after all is written.
     """
     run = Path(config.output)
     started = time.monotonic()
@@ -199,11 +199,8 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
             late = config.max_seconds and time.monotonic() - started > config.max_seconds
             if stopped or late or done % config.save_every == 0 or done == config.steps:
                 save(done)
-            if stopped:
-                _say(accelerator, f"Stopped after step {done}; the same command goes on from there.")
-                raise KeyboardInterrupt if stopped[0] == signal.SIGINT else SystemExit(128 + stopped[0])
-            if late:
-                _say(accelerator, f"Time is up after step {done}; the same command goes on from there.")
+            if stopped or late:
+                _say(accelerator, f"Stopped after step {done} of {config.steps}; the same command goes on from there.")
                 break
 
     # Publish.
@@ -213,6 +210,8 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
             style.eval().save_pretrained(run / "style" / name, card_facts=facts)
         _sheet(run / "samples" / "latest.jpg", method, styles, preview, device)
     accelerator.wait_for_everyone()
+    if stopped:
+        raise KeyboardInterrupt if stopped[0] == signal.SIGINT else SystemExit(128 + stopped[0])
     return run / "style"
 
 
@@ -263,10 +262,7 @@ def bf16_is_fast() -> bool:
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     cpu = torch.cpu
-    return any(
-        getattr(cpu, name, lambda: False)()
-        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    )
+    return any(getattr(cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:
@@ -366,9 +362,7 @@ def _remember(config: TrainConfig, run: Path, chief: bool) -> None:
         try:
             before = json.loads(path.read_text())
         except ValueError as error:
-            raise ConfigError(
-                "train.json is not JSON", where=path, found=error, todo="Repair or remove it."
-            ) from error
+            raise ConfigError("train.json is not JSON", where=path, found=error, todo="Repair or remove it.") from error
         for key in ("method", "settings", "seed", "batch_size", "size", "ema"):
             if key in before and before[key] != getattr(config, key):
                 raise ConfigError(
@@ -413,17 +407,13 @@ def _preview(config: TrainConfig, kind: str, pictures: Any) -> dict[str, Tensor]
 
 
 @torch.no_grad()
-def _sheet(
-    path: Path, method: Any, styles: dict[str, Any], preview: dict[str, Tensor], device: torch.device
-) -> None:
+def _sheet(path: Path, method: Any, styles: dict[str, Any], preview: dict[str, Tensor], device: torch.device) -> None:
     """A picture with one row for each preview picture: source, styled, and what the method adds."""
     training = {s: s.training for s in styles.values()}
     for style in styles.values():
         style.eval()
     rows = [
-        torch.cat(
-            list(method.preview({k: v[i : i + 1].to(device) for k, v in preview.items()}, styles).values()), 3
-        )
+        torch.cat(list(method.preview({k: v[i : i + 1].to(device) for k, v in preview.items()}, styles).values()), 3)
         for i in range(len(preview["source"]))
     ]
     for style, was in training.items():
@@ -435,9 +425,7 @@ def _sheet(
 
 def _card_facts(config: TrainConfig, method: Any, steps: int, seconds: float) -> dict[str, Any]:
     count = (
-        "GPU " + torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"{torch.get_num_threads()} CPU threads"
+        "GPU " + torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     )
     return {
         "name": Path(config.output).name,
@@ -496,17 +484,13 @@ def _progress_bar(
     from tqdm import tqdm
 
     precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
-    _say(
-        accelerator, f"{config.method} on {contents}; {accelerator.device}, {precision}; into {config.output}"
-    )
+    _say(accelerator, f"{config.method} on {contents}; {accelerator.device}, {precision}; into {config.output}")
     bar = tqdm(total=config.steps, initial=step, unit="step", disable=not chief, dynamic_ncols=True)
 
     def show(progress: Progress) -> None:
         bar.update()
         if progress.step % 10 == 0:
-            bar.set_postfix(
-                {k.split("/")[-1]: f"{v:.3g}" for k, v in list(progress.terms.items())[:6]}, refresh=False
-            )
+            bar.set_postfix({k.split("/")[-1]: f"{v:.3g}" for k, v in list(progress.terms.items())[:6]}, refresh=False)
         if progress.step == progress.steps:
             bar.close()
 

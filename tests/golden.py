@@ -30,6 +30,14 @@ NEEDS_GOLDEN = [
     ),
 ]
 
+
+def needs_golden(test: Any) -> Any:
+    """Mark one test; a whole module says `pytestmark = golden.NEEDS_GOLDEN`."""
+    for mark in NEEDS_GOLDEN:
+        test = mark(test)
+    return test
+
+
 # -- reading --
 
 
@@ -68,9 +76,7 @@ def error(actual: Tensor, io: dict[str, Tensor], key: str) -> float:
 # -- the field's names in our networks: {our tensor or module: its tensor or module} --
 
 
-def resnet_names(
-    blocks: int, *, dropout: bool = False, blur: bool = False, blur_up: bool = False
-) -> dict[str, str]:
+def resnet_names(blocks: int, *, dropout: bool = False, blur: bool = False, blur_up: bool = False) -> dict[str, str]:
     """ResnetGenerator of pytorch-CycleGAN-and-pix2pix, and of CUT with its blurs, which shift the indices."""
     first = 12 if blur else 10
     up = [first + blocks + 1, first + blocks + 5] if blur_up else [first + blocks, first + blocks + 3]

@@ -252,7 +252,7 @@ class HubServer:
 
     def _listen(self, port: int) -> ThreadingHTTPServer:
         server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
-        server.daemon_threads = True
+        server.handle_error = lambda *_: None  # type: ignore[method-assign] -- a connection that was cut
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return server
 

@@ -72,7 +72,9 @@ def test_allowed(key, value):
     check(example, {key: value}, "a test")
 
 
-@pytest.mark.parametrize(("key", "value"), [(key, value) for key in BAD for value in BAD[key]], ids=lambda v: str(v)[:20])
+@pytest.mark.parametrize(
+    ("key", "value"), [(key, value) for key in BAD for value in BAD[key]], ids=lambda v: str(v)[:20]
+)
 def test_refused(key, value):
     with pytest.raises(ConfigError) as caught:
         check(example, {key: value}, "a test")
@@ -82,9 +84,9 @@ def test_refused(key, value):
 
 
 def test_messages_name_what_is_allowed_and_the_nearest():
-    with pytest.raises(ConfigError, match="'number'.*found 9; allowed: a whole number from 1 to 8"):
+    with pytest.raises(ConfigError, match=r"'number'.*found 9; allowed: a whole number from 1 to 8"):
         check(example, {"number": 9}, "x")
-    with pytest.raises(ConfigError, match="'kind'.*found 'c'; allowed: 'a' or 'b' or 3"):
+    with pytest.raises(ConfigError, match=r"'kind'.*found 'c'; allowed: 'a' or 'b' or 3"):
         check(example, {"kind": "c"}, "x")
     with pytest.raises(ConfigError, match=r"Unknown setting 'nubmer'.*Did you mean 'number'\?"):
         check(example, {"nubmer": 9}, "x")
@@ -96,7 +98,9 @@ def test_messages_name_what_is_allowed_and_the_nearest():
     assert describe(bool) == "true or false" and describe(str) == "text"
 
 
-@pytest.mark.parametrize("key", ["strict", "map_location", "token", "self", "args", "__class__", "_x", "", "x" * 60_000])
+@pytest.mark.parametrize(
+    "key", ["strict", "map_location", "token", "self", "args", "__class__", "_x", "", "x" * 60_000]
+)
 def test_no_foreign_key_gets_in(key):
     """A mixin whose constructor takes **kwargs would hand `strict` and `map_location` to its loader."""
     for cls in MODELS:

@@ -70,7 +70,9 @@ def test_crop_is_a_square_in_range_and_flips_half(tmp_path):
     assert all(r.shape == (3, 32, 32) and r.dtype == torch.float32 and r.abs().max() <= 1 for r in results)
     mirrored = sum(bool(r[0, 0, 0] > r[0, 0, -1]) for r in results)
     assert 70 <= mirrored <= 130
-    assert not any(bool(r[0, 0, 0] > r[0, 0, -1]) for r in (data.Crop(32, (1.0, 1.0), False)(gradient, i) for i in range(20)))
+    assert not any(
+        bool(r[0, 0, 0] > r[0, 0, -1]) for r in (data.Crop(32, (1.0, 1.0), False)(gradient, i) for i in range(20))
+    )
 
 
 def test_zoom_sets_how_much_is_seen():

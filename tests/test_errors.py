@@ -13,9 +13,7 @@ from styleforge import errors
 from styleforge.errors import ConfigError, MissingExtra, RepoNotFound, StyleforgeError, nearest
 
 PACKAGE = Path(errors.__file__).parent
-CLASSES = [
-    value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, StyleforgeError)
-]
+CLASSES = [value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, StyleforgeError)]
 NAMES = {cls.__name__ for cls in CLASSES}
 
 
@@ -37,7 +35,11 @@ def test_the_tree_in_the_docstring_is_the_tree():
         if match := re.match(r"^((?:│   |    )*)([├└]── )(\w+)", line):
             depth = len(match[1]) // 4 + 1
             assert len([base for base in getattr(errors, match[3]).__mro__ if base in CLASSES]) - 1 == depth, line
-    for builtin, names in {OSError: ["RepoError"], ValueError: ["ConfigError", "ImageError"], ImportError: ["MissingExtra"]}.items():
+    for builtin, names in {
+        OSError: ["RepoError"],
+        ValueError: ["ConfigError", "ImageError"],
+        ImportError: ["MissingExtra"],
+    }.items():
         assert all(issubclass(getattr(errors, name), builtin) for name in names)
 
 

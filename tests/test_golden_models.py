@@ -46,9 +46,7 @@ CASES = {
     "pix2pix_unet128": Case(UNetGenerator, {"width": 3, "downs": 7}, golden.unet_names(7)),
     "pix2pix_unet256": Case(UNetGenerator, {"width": 2, "downs": 8, "dropout": True}, golden.unet_names(8)),
     "pix2pix_patchgan70_cond": Case(PatchDiscriminator, {"in_channels": 6, "width": 4, "norm": "batch"}),
-    "pix2pix_pixeld": Case(
-        PixelDiscriminator, {"in_channels": 6, "width": 16, "norm": "batch"}, root="net"
-    ),
+    "pix2pix_pixeld": Case(PixelDiscriminator, {"in_channels": 6, "width": 16, "norm": "batch"}, root="net"),
     "cut_resnet9_antialias": Case(
         ResnetGenerator,
         {"width": 4, "blocks": 9, "downsample": "blur", "upsample": "blur"},
@@ -241,9 +239,7 @@ def test_patch_nce(name, temperature):
     losses = [patch_nce(q, k, temperature).item() for q, k in pairs]
     assert losses == pytest.approx(values[f"all_negatives=False/T={temperature}"], rel=TOLERANCE)
     # Negatives from the whole minibatch: the same function on one long picture.
-    losses = [
-        patch_nce(q.flatten(0, 1)[None], k.flatten(0, 1)[None], temperature).item() for q, k in pairs
-    ]
+    losses = [patch_nce(q.flatten(0, 1)[None], k.flatten(0, 1)[None], temperature).item() for q, k in pairs]
     assert losses == pytest.approx(values[f"all_negatives=True/T={temperature}"], rel=TOLERANCE)
     if temperature == 0.07:  # upstream keeps a value for each patch; compare those of each picture
         for i, (q, k) in enumerate(pairs):

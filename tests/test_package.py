@@ -68,7 +68,10 @@ def test_imports_point_downwards_only(path):
 
 
 def test_models_know_no_training_and_losses_know_no_models():
-    for folder, foreign in (("models", {"losses", "methods", "train", "data"}), ("losses", {"models", "methods", "hub"})):
+    for folder, foreign in (
+        ("models", {"losses", "methods", "train", "data"}),
+        ("losses", {"models", "methods", "hub"}),
+    ):
         for path in (PACKAGE / folder).glob("*.py"):
             assert not {name for kind, name in imports(path) if kind == "own"} & foreign, path
 

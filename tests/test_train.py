@@ -143,7 +143,9 @@ def test_time_limit_stops_with_a_checkpoint(config):
     assert steps == ["step-00000001"]
 
 
-@pytest.mark.parametrize(("number", "error", "code"), [(signal.SIGINT, KeyboardInterrupt, None), (signal.SIGTERM, SystemExit, 143)])
+@pytest.mark.parametrize(
+    ("number", "error", "code"), [(signal.SIGINT, KeyboardInterrupt, None), (signal.SIGTERM, SystemExit, 143)]
+)
 def test_signals_finish_the_step_and_save(config, number, error, code):
     def interrupt(progress):
         if progress.step == 2:
@@ -157,6 +159,7 @@ def test_signals_finish_the_step_and_save(config, number, error, code):
     assert signal.getsignal(number) == before
     found = checkpoint.newest(Path(config().output) / "checkpoints")
     assert found is not None and 2 <= found[1]["step"] <= 3
+    assert StylePipeline.from_pretrained(Path(config().output) / "style")  # what there is so far
 
 
 def test_training_outside_the_main_thread(config):
@@ -242,7 +245,12 @@ def test_unknown_method_and_settings(config):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"size": 8}, "16 to 2048"), ({"zoom": [2.0, 1.0]}, "low <= high"), ({"precision": "fp8"}, "'bf16'"), ({"steps": -1}, "steps")],
+    [
+        ({"size": 8}, "16 to 2048"),
+        ({"zoom": [2.0, 1.0]}, "low <= high"),
+        ({"precision": "fp8"}, "'bf16'"),
+        ({"steps": -1}, "steps"),
+    ],
 )
 def test_settings_of_the_run_are_checked(config, changes, message):
     with pytest.raises(ConfigError, match=message):

@@ -53,7 +53,9 @@ CORRUPT = {
     "deep": made(b"[" * 100_000),
     "deep object": made(b'{"a":' * 100_000),
     "a key twice": made(b'{"a": %b, "a": %b}' % ((json.dumps(FLOAT).encode(),) * 2), bytes(4)),
-    "a key twice inside": made(b'{"a": {"dtype": "F32", "dtype": "I32", "shape": [1], "data_offsets": [0, 4]}}', bytes(4)),
+    "a key twice inside": made(
+        b'{"a": {"dtype": "F32", "dtype": "I32", "shape": [1], "data_offsets": [0, 4]}}', bytes(4)
+    ),
     "tensor is a list": made({"a": [1]}),
     "tensor is null": made({"a": None}),
     "no dtype": made({"a": {"shape": [1], "data_offsets": [0, 4]}}, bytes(4)),
@@ -129,7 +131,10 @@ def test_limits_are_not_too_narrow(path):
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(edits=st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), min_size=1, max_size=4), cut=st.integers(0, 40))
+@given(
+    edits=st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), min_size=1, max_size=4),
+    cut=st.integers(0, 40),
+)
 def test_mutants_raise_ours_or_load(tmp_path, edits, cut):
     mutant = bytearray(GOOD)
     for place, value in edits:
@@ -146,7 +151,9 @@ def test_mutants_raise_ours_or_load(tmp_path, edits, cut):
 @pytest.mark.parametrize("dtype", weights.DTYPES.values(), ids=str)
 def test_write_and_read_every_type(path, dtype):
     tensor = torch.tensor([[0, 1], [1, 0], [1, 1]]).to(dtype)
-    weights.write(path, {"a": tensor, "scalar": tensor[0, 0].clone(), "empty": torch.empty(0, 3, dtype=dtype)}, {"k": "v"})
+    weights.write(
+        path, {"a": tensor, "scalar": tensor[0, 0].clone(), "empty": torch.empty(0, 3, dtype=dtype)}, {"k": "v"}
+    )
     again = weights.read(path)
     assert again["a"].dtype == dtype and again["a"].equal(tensor)
     assert again["scalar"].shape == () and again["empty"].shape == (0, 3)

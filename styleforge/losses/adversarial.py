@@ -14,9 +14,7 @@ from torch import Tensor
 Adversarial = Literal["lsgan", "vanilla", "hinge", "wgan"]
 
 
-def discriminator_loss(
-    real: Tensor, fake: Tensor, kind: Adversarial = "lsgan", *, smooth: float = 0.0
-) -> Tensor:
+def discriminator_loss(real: Tensor, fake: Tensor, kind: Adversarial = "lsgan", *, smooth: float = 0.0) -> Tensor:
     """Mean of the losses on real and on fake pictures.
 
     Args:

@@ -26,6 +26,8 @@ class PatchHeads(nn.ModuleList):
     def forward(self, features: list[Tensor], places: list[Tensor]) -> list[Tensor]:
         """Feature maps (B, C, h, w) and flat indices (P,) to vectors (B, P, size)."""
         vectors = []
+        # Taken from flat maps: a permuted one would get its gradient as channels-last, for which torch's instance
+        # norm (2.13, on CPUs, a single picture) answers nonsense.
         for head, feature, place in zip(self, features, places, strict=True):
             x = head(feature.flatten(2)[:, :, place].transpose(1, 2))
             x = x if x.dtype == torch.float64 else x.float()
@@ -94,7 +96,7 @@ class CUT(Method):
                 todo="Give fewer nce_blocks, or more blocks.",
             )
         self.adversarial, self.gan, self.nce, self.identity = adversarial, gan, nce, identity
-        self.flip_equivariance, self.nce_blocks = flip_equivariance, tuple(sorted(nce_blocks))
+        self.flip_equivariance, self.nce_blocks = flip_equivariance, tuple(sorted(set(nce_blocks)))
         self.patches, self.temperature = patches, temperature
         self.lr, self.discriminator_lr = lr, lr if discriminator_lr is None else discriminator_lr
         self.generator = ResnetGenerator(width=width, blocks=blocks, downsample=downsample, upsample=upsample)
@@ -133,9 +135,7 @@ class CUT(Method):
         if "fake" not in batch:
             images = torch.cat([batch["source"], batch["target"]]) if self.identity else batch["source"]
             fakes = self.generator(images.flip(3) if self._flipped(batch) else images)
-            batch["fake"], batch["identity"] = (
-                fakes.split(len(batch["source"])) if self.identity else (fakes, fakes)
-            )
+            batch["fake"], batch["identity"] = fakes.split(len(batch["source"])) if self.identity else (fakes, fakes)
         return batch["fake"]
 
     def _contrast(self, batch: Batch, name: str, output: Tensor) -> Tensor:

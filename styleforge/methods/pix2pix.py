@@ -62,9 +62,7 @@ class Pix2Pix(Method):
                 width=width, downs=downs, norm=norm, dropout=dropout, statistics=statistics
             )
         else:
-            self.generator = ResnetGenerator(
-                width=width, blocks=blocks, norm=norm, dropout=dropout, upsample="resize"
-            )
+            self.generator = ResnetGenerator(width=width, blocks=blocks, norm=norm, dropout=dropout, upsample="resize")
         self.discriminator = PatchDiscriminator(
             in_channels=6, width=discriminator_width, layers=discriminator_layers, norm=norm
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from torch import Tensor, nn
@@ -35,10 +36,10 @@ class PatchDiscriminator(PretrainedMixin, tags=["discriminator"]):
         spectral_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.capabilities = Capabilities(smallest=2 ** (layers + 2), output="logits")
+        self.capabilities = Capabilities(smallest=3 * 2**layers, output="logits")
         widths = [in_channels, *(width * min(2**n, 8) for n in range(layers + 1))]
         steps: list[nn.Module] = []
-        for level, (inputs, outputs) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for level, (inputs, outputs) in enumerate(pairwise(widths)):
             first, last = level == 0, level == layers
             stride = 1 if last or downsample == "blur" else 2
             bias = first or norm == "none"
@@ -63,8 +64,6 @@ class PixelDiscriminator(PretrainedMixin, tags=["discriminator"]):
     Args: as :class:`PatchDiscriminator`.
     """
 
-    capabilities = Capabilities(output="logits")
-
     def __init__(
         self,
         *,
@@ -74,6 +73,8 @@ class PixelDiscriminator(PretrainedMixin, tags=["discriminator"]):
         spectral_norm: bool = False,
     ) -> None:
         super().__init__()
+        # An instance norm needs more than one pixel.
+        self.capabilities = Capabilities(smallest=2 if norm == "instance" else 1, output="logits")
         self.layers = nn.Sequential(
             nn.Conv2d(in_channels, width, 1),
             nn.LeakyReLU(0.2, inplace=True),

@@ -108,13 +108,9 @@ class ResnetGenerator(PretrainedMixin, tags=["image-to-image", "resnet"]):
         blur = downsample == "blur"
         self.stem = nn.Conv2d(in_channels, width, 7, padding=3, padding_mode="reflect", bias=False)
         self.stem_norm = _norm(norm, width)
-        self.down = nn.ModuleList(
-            [Down(width, 2 * width, norm, blur), Down(2 * width, 4 * width, norm, blur)]
-        )
+        self.down = nn.ModuleList([Down(width, 2 * width, norm, blur), Down(2 * width, 4 * width, norm, blur)])
         self.blocks = nn.ModuleList([ResidualBlock(4 * width, norm, dropout) for _ in range(blocks)])
-        self.up = nn.ModuleList(
-            [Up(4 * width, 2 * width, norm, upsample), Up(2 * width, width, norm, upsample)]
-        )
+        self.up = nn.ModuleList([Up(4 * width, 2 * width, norm, upsample), Up(2 * width, width, norm, upsample)])
         self.head = nn.Conv2d(width, out_channels, 7, padding=3, padding_mode="reflect")
         init_normal(self)
 
@@ -140,7 +136,8 @@ class ResnetGenerator(PretrainedMixin, tags=["image-to-image", "resnet"]):
             blocks: residual blocks whose output is taken.
 
         Returns:
-            Feature maps (B, C, h, w), finest first. The picture comes padded by 3 as in the reference.
+            Feature maps (B, C, h, w), finest first. The picture comes padded by 3 as in the reference. The
+            convolutions have no bias, unlike there; those of CUT's heads do its work.
         """
         taps = [F.pad(image, (3, 3, 3, 3), mode="reflect")]
         x = self._start(image)

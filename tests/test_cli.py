@@ -1,0 +1,207 @@
+"""The command line: what a person types, and what they read when it goes wrong."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from styleforge import ResnetGenerator, StylePipeline, bundled_styles
+from styleforge.cli import cli, main
+
+
+@pytest.fixture(scope="module")
+def style(tmp_path_factory):
+    return str(ResnetGenerator(width=4, blocks=1).save_pretrained(tmp_path_factory.mktemp("styles") / "tiny"))
+
+
+@pytest.fixture
+def photo(tmp_path):
+    array = np.random.default_rng(0).integers(0, 255, (20, 31, 3), np.uint8)
+    Image.fromarray(array).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """Run the command line in this process: (exit code, standard output, standard error)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["styleforge", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as error:
+            code = error.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def test_stylize_beside_the_picture(call, style, photo):
+    code, out, _ = call("stylize", photo, "-s", style)
+    assert code == 0
+    result = photo.with_name("photo-styled.png")
+    assert str(result) in out and " s)" in out
+    expected = StylePipeline.from_pretrained(style)(photo)
+    assert Image.open(result).tobytes() == expected.tobytes()
+
+
+def test_stylize_to_a_file_or_a_folder(call, style, photo, tmp_path):
+    assert call("stylize", photo, "-s", style, "-o", tmp_path / "new" / "x.webp")[0] == 0
+    assert Image.open(tmp_path / "new" / "x.webp").format == "WEBP"
+    assert call("stylize", photo, photo, "-s", style, "-o", tmp_path / "many")[0] == 0
+    assert [p.name for p in (tmp_path / "many").iterdir()] == ["photo-styled.png"]
+
+
+def test_strength_reaches_the_pipeline(call, style, photo, tmp_path):
+    assert call("stylize", photo, "-s", style, "-o", tmp_path / "same.png", "--strength", "0")[0] == 0
+    assert Image.open(tmp_path / "same.png").tobytes() == Image.open(photo).tobytes()
+
+
+def test_one_broken_picture_does_not_stop_the_others(call, style, photo, tmp_path):
+    (tmp_path / "rotten.jpg").write_bytes(b"no picture")
+    code, out, err = call("stylize", tmp_path / "rotten.jpg", photo, "-s", style, "-o", tmp_path / "out")
+    assert code == 1
+    assert "photo-styled.png" in out
+    assert "rotten.jpg" in err and "Traceback" not in err
+
+
+def test_several_pictures_into_one_file(call, style, photo, tmp_path):
+    code, _, err = call("stylize", photo, photo, "-s", style, "-o", tmp_path / "x.png")
+    assert code == 1 and "folder" in err
+
+
+@pytest.mark.skipif(not bundled_styles(), reason="no style is bundled yet")
+def test_without_style_it_takes_the_bundled_one(call, photo):
+    assert call("stylize", photo, "--offline")[0] == 0
+    assert Image.open(photo.with_name("photo-styled.png")).size == (31, 20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["stylize", "PHOTO", "-s", "no-such-style"], 1, "No such style"),
+        (["stylize", "PHOTO", "-s", "STYLE", "--strength", "2"], 1, "0 to 1"),
+        (["stylize"], 2, "PICTURES"),
+        (["train", "cyclgan"], 2, "Did you mean 'cyclegan'"),
+        (["train", "cyclegan"], 2, "--source"),
+        (["train", "cyclegan", "--source", "x", "--target", "y", "--output", "z", "--blocks", "1000000"], 1, "0 to 64"),
+        (["train", "cyclegan", "--source", "x", "--target", "y", "--output", "z", "--zoom", "a"], 2, "list of numbers"),
+        (["train", "cyclegan", "--source", "x", "--target", "y", "--output", "z"], 1, "No such folder"),
+        (["push", "nowhere", "me/x"], 1, "No such folder"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_mistakes_are_sentences(call, style, photo, tmp_path, monkeypatch, arguments, code, words):
+    monkeypatch.chdir(tmp_path)
+    given = [{"PHOTO": str(photo), "STYLE": style}.get(a, a) for a in arguments]
+    got, _, err = call(*given)
+    assert got == code
+    assert words in err and "Traceback" not in err
+    assert not (tmp_path / "z").exists()
+
+
+def test_train_from_two_folders(call, tmp_path):
+    for domain in "ab":
+        (tmp_path / domain).mkdir()
+        for i in range(3):
+            Image.new("RGB", (40, 40), (i * 50, 100, 50)).save(tmp_path / domain / f"{i}.png")
+    options = [
+        "--size",
+        "32",
+        "--steps",
+        "2",
+        "--zoom",
+        "1,1.5",
+        "--no-flip",
+        "--width",
+        "4",
+        "--blocks",
+        "1",
+        "--discriminator-width",
+        "4",
+        "--lr",
+        "1e-3",
+    ]
+    folders = ["--source", tmp_path / "a", "--target", tmp_path / "b", "--output", tmp_path / "run"]
+    code, out, _ = call("train", "cyclegan", *folders, *options)
+    assert code == 0
+    assert out.strip() == str(tmp_path / "run" / "style")
+    config = json.loads((tmp_path / "run" / "train.json").read_text())
+    assert config["flip"] is False and config["zoom"] == [1.0, 1.5] and config["steps"] == 2
+    assert config["settings"] == {"width": 4, "blocks": 1, "discriminator_width": 4, "lr": 1e-3}
+    assert call("stylize", tmp_path / "a" / "0.png", "-s", tmp_path / "run" / "style")[0] == 0
+
+
+def test_list_options_reach_the_method(call, tmp_path):
+    for domain in "ab":
+        (tmp_path / domain).mkdir()
+        Image.new("RGB", (40, 40), (100, 100, 50)).save(tmp_path / domain / "0.png")
+    options = [
+        "--size",
+        "32",
+        "--steps",
+        "1",
+        "--width",
+        "4",
+        "--blocks",
+        "2",
+        "--discriminator-width",
+        "4",
+        "--discriminator-layers",
+        "1",
+    ]
+    folders = ["--source", tmp_path / "a", "--target", tmp_path / "b", "--output", tmp_path / "run"]
+    assert call("train", "fastcut", *folders, *options, "--nce-blocks", "0,1", "--patches", "8")[0] == 0
+    settings = json.loads((tmp_path / "run" / "train.json").read_text())["settings"]
+    assert settings["nce_blocks"] == [0, 1]
+    assert "nce" not in settings  # defaults of the method are not repeated
+
+
+def test_every_setting_of_a_method_is_an_option(call):
+    from styleforge import methods
+
+    for method in methods.METHODS:
+        code, out, _ = call("train", method, "--help")
+        assert code == 0
+        for key in methods.settings(method):
+            assert f"--{key.replace('_', '-')}" in out
+        assert ":class:" not in out and ":func:" not in out
+
+
+def test_styles_lists_what_is_bundled(call):
+    rows = json.loads(call("styles", "--json")[1])
+    assert [row["name"] for row in rows] == bundled_styles()
+    assert all(0 < row["bytes"] <= 12e6 for row in rows)
+    text = call("styles")[1]
+    assert all(row["name"] in text for row in rows)
+
+
+def test_push_a_run_and_pull_it(call, style, hub, tmp_path):
+    (tmp_path / "run").mkdir()
+    import shutil
+
+    shutil.copytree(style, tmp_path / "run" / "style")
+    code, out, err = call("push", tmp_path / "run", "tester/from-cli")
+    assert code == 0, err
+    assert "tester/from-cli" in out
+    assert StylePipeline.from_pretrained("tester/from-cli").model.config["width"] == 4
+
+
+def test_as_a_module_and_version():
+    for arguments in (["--version"], ["--help"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "styleforge", *arguments], capture_output=True, text=True, check=True
+        )
+        assert "styleforge" in done.stdout
+
+
+def test_help_of_every_command_reads_well(call):
+    for name, command in cli.commands.items():
+        code, out, _ = call(name, "--help")
+        assert code == 0 and len(out.splitlines()) >= 4
+        assert command.help

@@ -1,0 +1,430 @@
+"""Every network: shapes, ranges, gradients, precision, determinism, and numbers that must not move.
+
+The numbers in fixtures/models.json are our own, on hashed weights: `PYTHONPATH=. python tests/test_models.py` writes
+them anew. Those of the field's own code are in test_golden_models.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import golden
+import pytest
+import torch
+
+from styleforge import models
+from styleforge.errors import ConfigError
+from styleforge.models import MODELS, PatchDiscriminator, PixelDiscriminator, ResnetGenerator, UNetGenerator
+
+PINS = golden.FIXTURES / "models.json"
+
+# Every choice that a configuration offers, at the smallest width.
+VARIANTS = [
+    (ResnetGenerator, {}),
+    (ResnetGenerator, {"norm": "batch", "dropout": True, "blocks": 1, "out_channels": 1}),
+    (ResnetGenerator, {"downsample": "blur", "upsample": "blur"}),
+    (ResnetGenerator, {"upsample": "resize", "in_channels": 1, "blocks": 0}),
+    (UNetGenerator, {}),
+    (UNetGenerator, {"norm": "instance", "downs": 3, "in_channels": 1}),
+    (UNetGenerator, {"statistics": "batch", "dropout": True, "downs": 6, "out_channels": 2}),
+    (UNetGenerator, {"downs": 2}),
+    (PatchDiscriminator, {}),
+    (PatchDiscriminator, {"layers": 1, "norm": "batch", "in_channels": 6}),
+    (PatchDiscriminator, {"layers": 2, "norm": "none", "spectral_norm": True}),
+    (PatchDiscriminator, {"layers": 4, "downsample": "blur"}),
+    (PixelDiscriminator, {}),
+    (PixelDiscriminator, {"norm": "batch", "in_channels": 6}),
+    (PixelDiscriminator, {"norm": "none", "spectral_norm": True}),
+]
+
+
+def name_of(variant):
+    cls, config = variant
+    return " ".join([cls.__name__, *(f"{key}={value}" for key, value in config.items())])
+
+
+every = pytest.mark.parametrize("variant", VARIANTS, ids=name_of)
+
+
+def build(variant, **changes):
+    cls, config = variant
+    wanted = {"width": 4, "blocks": 2, "downs": 5, **config, **changes}
+    takes = (models.resnet.ResnetGenerator is cls and {"width", "blocks"}) or {"width", "downs"}
+    if cls in (PatchDiscriminator, PixelDiscriminator):
+        takes = {"width"}
+    torch.manual_seed(0)
+    return cls(**{k: v for k, v in wanted.items() if k in takes or k in config or k in changes})
+
+
+def image(network, height=None, width=None, batch=1, dtype=torch.float32, key="x"):
+    can = network.capabilities
+    height = height or -(-max(can.smallest, 24) // can.multiple) * can.multiple
+    width = width or height + can.multiple
+    return golden.hashed_picture(key, batch, network.config["in_channels"], height, width).to(dtype)
+
+
+def out_shape(network, x):
+    """What the capabilities promise, and for patches the arithmetic of their convolutions."""
+    batch, _, height, width = x.shape
+    if network.capabilities.output == "image":
+        return batch, network.config["out_channels"], height, width
+    if isinstance(network, PatchDiscriminator):
+        blur = network.config["downsample"] == "blur"
+        for _ in range(network.config["layers"]):
+            height, width = (math.ceil((n - 1) / 2) if blur else n // 2 for n in (height, width))
+        height, width = height - 2, width - 2
+    return batch, 1, height, width
+
+
+def test_every_model_is_tried():
+    assert {cls for cls, _ in VARIANTS} == set(MODELS)
+
+
+# -- numbers --
+
+
+def pin(variant):
+    """A dozen numbers of output and gradients, in float64."""
+    network = build(variant).eval()
+    if network.config.get("spectral_norm"):  # its vectors are found, not given
+        for key, parameter in network.named_parameters():
+            parameter.data = golden.hashed(key, tuple(parameter.shape)).float()
+        network.train()
+        with torch.no_grad():
+            for _ in range(60):
+                network(image(network))
+        network.double().eval()
+    else:
+        golden.fill(network)
+    x = image(network, batch=2, dtype=torch.float64).requires_grad_()
+    y = network(x)
+    y.square().mean().backward()
+    grads = [p.grad.norm().item() for p in network.parameters()]
+    flat = y.detach().flatten()
+    return {
+        "shape": list(y.shape),
+        "outputs": flat[torch.linspace(0, len(flat) - 1, 6).long()].tolist(),
+        "mean": flat.mean().item(),
+        "rms": flat.square().mean().sqrt().item(),
+        "input_grad": x.grad.norm().item(),
+        "grads": [grads[0], grads[len(grads) // 2], grads[-1], math.hypot(*grads)],
+    }
+
+
+@every
+def test_pinned_numbers(variant):
+    found, pinned = pin(variant), json.loads(PINS.read_text())[name_of(variant)]
+    # Spectral norms were found by iteration in float32.
+    tolerance = 1e-5 if variant[1].get("spectral_norm") else 1e-9
+    assert found.pop("shape") == pinned.pop("shape")
+    assert found.keys() == pinned.keys()
+    for key in pinned:
+        assert found[key] == pytest.approx(pinned[key], rel=tolerance, abs=tolerance * pinned["rms"]), key
+    assert pinned["rms"] > 0.01
+
+
+# -- what every network keeps to --
+
+
+@every
+@pytest.mark.parametrize("extra", [(0, 0), (1, 0), (2, 3)])
+def test_sizes(variant, extra):
+    network = build(variant).eval()
+    can = network.capabilities
+    smallest = -(-can.smallest // can.multiple) * can.multiple
+    assert smallest == can.smallest  # both can be had at once
+    x = image(network, *(smallest + n * can.multiple for n in extra))
+    y = network(x)
+    assert tuple(y.shape) == out_shape(network, x)
+    assert y.isfinite().all() and y.std() > 0
+    if can.output == "image":
+        low, high = can.value_range
+        assert low <= y.min() and y.max() <= high
+
+
+@every
+def test_smaller_pictures_fail(variant):
+    network = build(variant).eval()
+    can = network.capabilities
+    for height, width in ((can.smallest - can.multiple, 64), (64, can.smallest - can.multiple)):
+        if variant[0] is ResnetGenerator or min(height, width) < 1 or variant[0] is PixelDiscriminator:
+            continue
+        with pytest.raises((RuntimeError, ValueError)):
+            network(image(network, height, width))
+
+
+def test_smallest_of_the_others():
+    # An instance norm refuses one value; a batch norm does not, but then blocks cannot reflect one pixel.
+    for variant in VARIANTS[:3]:
+        with pytest.raises((RuntimeError, ValueError)):
+            build(variant)(image(build(variant), 4, 4))
+    with pytest.raises(ValueError):
+        PixelDiscriminator(width=4)(torch.zeros(1, 3, 1, 1))
+    assert PixelDiscriminator(width=4, norm="none")(torch.zeros(1, 3, 1, 1)).shape == (1, 1, 1, 1)
+
+
+def test_sizes_between_the_multiples():
+    # The ResNet rounds up (as the field's does), the U-Net fails: hence their `multiple`.
+    generator = build((ResnetGenerator, {}))
+    assert generator(image(generator, 37, 50)).shape == (1, 3, 40, 52)
+    unet = build((UNetGenerator, {}))
+    with pytest.raises(RuntimeError):
+        unet(image(unet, 48, 64))
+
+
+@every
+@pytest.mark.parametrize("training", [True, False])
+def test_every_parameter_gets_a_gradient(variant, training):
+    network = build(variant).train(training)
+    network(image(network, batch=2)).square().mean().backward()
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+        # Each of its numbers takes part, but for units that are off.
+        assert (parameter.grad != 0).float().mean() > 0.5, key
+
+
+@every
+@pytest.mark.parametrize("how", ["autocast", "weights"])
+def test_bf16_is_close(variant, how):
+    network = build(variant).eval()
+    x = image(network, batch=2)
+    with torch.no_grad():
+        exact = network(x)
+        if how == "autocast":
+            with torch.autocast("cpu", torch.bfloat16):
+                rough = network(x)
+        else:
+            rough = network.bfloat16()(x.bfloat16())
+            assert rough.dtype == torch.bfloat16
+    difference = (rough.float() - exact).square().mean().sqrt() / exact.std()
+    assert 0 < difference < 0.1
+
+
+@every
+def test_pictures_do_not_see_each_other(variant):
+    network = golden_eval(variant)
+    if network.config.get("statistics") == "batch":
+        pytest.skip("batch norm over the batch's own statistics mixes them, as it is told to")
+    x = image(network, batch=2, dtype=torch.float64)
+    both, singles = network(x), torch.cat([network(x[:1]), network(x[1:])])
+    assert torch.allclose(both, singles, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(both[0], both[1])
+
+
+def golden_eval(variant):
+    network = build(variant).double().eval()
+    return network if network.config.get("spectral_norm") else golden.fill(network)
+
+
+def test_statistics_of_the_batch_do_mix():
+    network = golden_eval((UNetGenerator, {"statistics": "batch"}))
+    x = image(network, batch=2, dtype=torch.float64)
+    assert not torch.allclose(network(x)[:1], network(x[:1]), atol=1e-3)
+
+
+@every
+def test_the_same_every_time(variant):
+    network = build(variant).eval()
+    x = image(network)
+    before = {key: t.clone() for key, t in network.state_dict().items()}
+    untouched = x.clone()
+    with torch.no_grad():
+        first, second = network(x), network(x)
+    assert torch.equal(first, second)
+    assert torch.equal(x, untouched)
+    assert all(torch.equal(t, before[key]) for key, t in network.state_dict().items())
+    # The same seed builds the same network.
+    again = build(variant).state_dict()
+    assert again.keys() == before.keys() and all(torch.equal(t, before[key]) for key, t in again.items())
+
+
+@every
+def test_with_and_without_gradients_alike(variant):
+    network = golden_eval(variant)
+    x = image(network, dtype=torch.float64)
+    with torch.no_grad():
+        quiet = network(x)
+    with torch.inference_mode():
+        inferred = network(x)
+    assert torch.equal(quiet, inferred)
+    assert torch.allclose(network(x), quiet, rtol=1e-12, atol=1e-12)
+
+
+@every
+def test_config_is_json_and_builds_the_same(variant):
+    network = build(variant)
+    config = json.loads(json.dumps(network.config))
+    assert config == network.config
+    assert config.items() >= variant[1].items()
+    other = variant[0](**config)
+    assert other.config == config and other.capabilities == network.capabilities
+    other.load_state_dict(network.state_dict(), strict=True)
+    with torch.device("meta"):
+        shapes = {key: t.shape for key, t in variant[0](**config).state_dict().items()}
+    assert shapes == {key: t.shape for key, t in network.state_dict().items()}
+
+
+@every
+def test_a_saved_network_answers_the_same(variant, tmp_path):
+    network = build(variant)
+    network(image(network, batch=2))  # moves statistics and spectral vectors from where they begin
+    network.eval().save_pretrained(tmp_path)
+    other = variant[0].from_pretrained(tmp_path)
+    x = image(network)
+    assert torch.equal(network(x), other(x))
+
+
+@every
+def test_unknown_settings_are_refused(variant):
+    with pytest.raises(ConfigError, match="Did you mean 'width'"):
+        variant[0](widht=4)
+    with pytest.raises(ConfigError, match="'width' cannot be used"):
+        variant[0](width=0)
+
+
+# -- of one network --
+
+
+@pytest.mark.parametrize(("layers", "field"), [(1, 16), (2, 34), (3, 70), (4, 142)])
+def test_patches_are_as_wide_as_they_say(layers, field):
+    network = golden.fill(PatchDiscriminator(width=2, layers=layers, norm="none"))
+    side = 2 * field
+    x = image(network, side, side, dtype=torch.float64).requires_grad_()
+    y = network(x)
+    middle = y.shape[2] // 2
+    y[0, 0, middle, middle].backward()
+    seen = x.grad[0].abs().sum(0) > 0
+    for axis in (0, 1):
+        where = seen.any(axis).nonzero().flatten()
+        assert where[-1] - where[0] + 1 == field == len(where)
+        assert where[0] > 0 and where[-1] < side - 1
+
+
+def test_pixels_are_judged_alone():
+    network = golden.fill(PixelDiscriminator(width=4, norm="none"))
+    x = image(network, 5, 6, dtype=torch.float64).requires_grad_()
+    network(x)[0, 0, 2, 3].backward()
+    assert x.grad[0].abs().sum(0).nonzero().tolist() == [[2, 3]]
+
+
+def test_dropout_is_for_training_only():
+    for cls, count in ((ResnetGenerator, 2), (UNetGenerator, 2)):
+        network = build((cls, {"dropout": True, **({"downs": 7} if cls is UNetGenerator else {})}))
+        drops = [m for m in network.modules() if isinstance(m, torch.nn.Dropout)]
+        assert len(drops) == count and all(m.p == 0.5 for m in drops)
+        x = image(network)
+        network.train()
+        assert not torch.equal(network(x), network(x))
+        network.eval()
+        assert torch.equal(network(x), network(x))
+
+
+def test_skips_of_the_unet_carry_what_the_next_level_sees():
+    # What crosses has gone through the LeakyReLU of the next level: with the inner levels cut off, a negative
+    # feature of the first level still does nothing (ReLU of the way up), a positive one goes through as it is.
+    network = UNetGenerator(width=2, downs=2, norm="instance").double().eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        network.down[0].weight[0, 0, 1, 1] = 1.0  # the first feature is the picture, the second its negative
+        network.down[0].weight[1, 0, 1, 1] = -1.0
+        network.up[0].weight[0, 0, 1, 1] = 0.5
+        network.up[0].weight[1, 1, 1, 1] = 0.25
+    x = image(network, 8, 8, dtype=torch.float64)
+    seen = x[0, 0, ::2, ::2]
+    y = network(x)[0, :, ::2, ::2]
+    assert torch.allclose(y[0], (0.5 * seen.relu()).tanh())
+    assert torch.allclose(y[1], (0.25 * (-seen).relu()).tanh())
+    assert not y[2].any()
+
+
+def test_features_are_those_on_the_way():
+    network = golden.fill(build((ResnetGenerator, {"blocks": 3, "downsample": "blur"}))).eval()
+    x = image(network, 32, 24, dtype=torch.float64)
+    seen = {}
+    for key, module in network.named_modules():
+        module.register_forward_hook(lambda module, inputs, output, key=key: seen.update({key: output.clone()}))
+    network(x)
+    taps = network.features(x, (0, 2))
+    expected = ["down.0.conv", "down.1.conv", "blocks.0", "blocks.2"]
+    assert len(taps) == 5
+    assert all(torch.equal(tap, seen[key]) for tap, key in zip(taps[1:], expected, strict=True))
+    assert taps[0].shape == (1, 3, 38, 30) and torch.equal(taps[0][..., 3:-3, 3:-3], x)
+    assert [tuple(t.shape[1:]) for t in taps[1:]] == [(8, 32, 24), (16, 16, 12), (16, 8, 6), (16, 8, 6)]
+    # Nothing later is computed, and the taps are not written over.
+    seen.clear()
+    network.features(x, (0,))
+    assert "blocks.0" in seen and "blocks.1" not in seen and "head" not in seen
+    assert len(network.features(x, ())) == 3
+
+
+def test_spectral_norm_bounds_the_gain():
+    network = build((PatchDiscriminator, {"norm": "none", "spectral_norm": True})).train()
+    x = image(network, batch=2)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.parametrizations.weight.original.mul_(50)
+        for _ in range(60):  # each look makes one step of the power iteration
+            network(x)
+    gains = [
+        torch.linalg.matrix_norm(m.weight.flatten(1), 2).item()
+        for m in network.eval().modules()
+        if isinstance(m, torch.nn.Conv2d)
+    ]
+    assert len(gains) == 5 and gains == pytest.approx([1] * 5, rel=0.02)
+
+
+def test_convolutions_have_a_bias_only_where_no_norm_takes_it_away():
+    # test_golden_models.py shows that the field's biases in front of norms get no gradient.
+    for variant in VARIANTS:
+        network = build(variant)
+        norm = variant[1].get("norm", "batch" if variant[0] is UNetGenerator else "instance")
+        convolutions = {k: m for k, m in network.named_modules() if hasattr(m, "kernel_size")}
+        biased = sorted(key for key, m in convolutions.items() if m.bias is not None)
+        first, last = next(iter(convolutions)), list(convolutions)[-1]
+        if variant[0] is ResnetGenerator:
+            assert biased == ["head"]
+        elif variant[0] is UNetGenerator:
+            inner = len(network.down) - 1
+            assert biased == (["down.0", f"down.{inner}", "up.0"] if norm == "instance" else ["up.0"])
+        elif norm == "none":
+            assert variant[0] is PixelDiscriminator or biased == sorted(convolutions)
+        elif variant[0] is PatchDiscriminator:
+            assert biased == sorted([first, last])
+        else:
+            assert biased == sorted([first, last] if norm == "instance" else [first])
+
+
+def test_the_first_weights_are_those_of_the_papers():
+    torch.manual_seed(0)
+    for network in (ResnetGenerator(width=16), UNetGenerator(width=8), PatchDiscriminator(width=16, norm="batch")):
+        for module in network.modules():
+            if hasattr(module, "kernel_size"):
+                assert module.weight.std().item() == pytest.approx(0.02, rel=0.15)
+                assert abs(module.weight.mean().item()) < 0.02 / math.sqrt(module.weight.numel()) * 5
+                assert module.bias is None or not module.bias.any()
+            elif isinstance(module, torch.nn.BatchNorm2d):
+                assert 0.9 < module.weight.mean().item() < 1.1 and module.weight.std() > 0
+                assert not module.bias.any()
+
+
+def test_sizes_are_those_of_the_papers():
+    counts = {
+        ResnetGenerator(): 11_378_179,  # 9 blocks, with upstream's biases
+        PatchDiscriminator(): 2_764_737,
+        UNetGenerator(): 54_413_955,
+    }
+    for network, known in counts.items():
+        count = sum(p.numel() for p in network.parameters())
+        without = itertools.chain.from_iterable(
+            [m.out_channels] for m in network.modules() if hasattr(m, "kernel_size") and m.bias is None
+        )
+        batch = isinstance(network, UNetGenerator)  # batch norm: upstream has none of them either
+        assert count + (0 if batch else sum(without)) == known
+
+
+if __name__ == "__main__":
+    PINS.write_text(json.dumps({name_of(variant): pin(variant) for variant in VARIANTS}, indent=1) + "\n")
