@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import re
+import reprlib
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
@@ -305,7 +306,7 @@ def architecture(files: StyleFiles) -> type[PretrainedMixin]:
         raise NotAStyle(
             f"{CONFIG_NAME} names no architecture",
             where=files.where,
-            found=f"_class_name = {name!r}",
+            found=f"_class_name = {reprlib.repr(name)}",
             allowed=", ".join(sorted(PretrainedMixin.architectures)),
             todo="Only networks saved by styleforge can be loaded.",
         )
@@ -513,7 +514,8 @@ def _check_digest(path: Path, where: str) -> None:
 
     The Hub's client compares sizes only, so a flipped bit or a cut file would stay in the cache for good.
     """
-    expected = path.resolve().name
+    # One link only: the next may lead to a store of many repositories, which names its files otherwise.
+    expected = Path(os.readlink(path)).name if path.is_symlink() else ""
     if not re.fullmatch("[0-9a-f]{64}", expected):  # a cache without links, or a server without LFS
         return
     with open(path, "rb") as file:

@@ -13,32 +13,26 @@ an end marker is legal to libjpeg and comes out grey below; so does any cut file
 from __future__ import annotations
 
 import contextlib
-import http.client
 import io
-import ipaddress
 import os
 import re
-import secrets
-import socket
-import ssl
 import stat
 import struct
-import threading
-import time
 import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
-from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 import numpy as np
 import torch
 from PIL import Image, ImageCms
 from torch import Tensor
 
-from styleforge.errors import ConfigError, ImageError, ImageFormatRefused, ImageTooLarge, ImageUnreadable
+from .download import check_bytes, download, read_at_most, short
+from .errors import ConfigError, ImageError, ImageFormatRefused, ImageTooLarge, ImageUnreadable
+from .files import write_bytes
 
 _TOLERANCE = 1e-4  # by which floats may leave [0, 1]: rounding of a resize, not a wrong range
 
@@ -137,12 +131,14 @@ def read(source: Source, policy: ImagePolicy = DEFAULT_POLICY) -> Picture:
         return _from_tensor(source, policy)
     where = "<bytes>"
     if isinstance(source, str) and (scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://|data:", source)):
-        where = _short(source)
+        where = short(source)
         if (scheme[1] or "").lower() not in ("http", "https") or not policy.urls:
             allowed = "http and https" if policy.urls else "no address at all"
             todo = "Save the picture to a file and give its path."
             raise ImageError("This address is not read", where=where, allowed=allowed, todo=todo)
-        source = _download(source, where, policy)
+        limit = min(policy.url_bytes, policy.max_bytes)
+        with _reading(where, "Cannot download the picture"):
+            source = download(source, limit=limit, timeout=policy.timeout, redirects=policy.redirects)
     if isinstance(source, Image.Image):
         where = str(getattr(source, "filename", "") or "<PIL image>")
         with _reading(where):
@@ -159,7 +155,7 @@ def read(source: Source, policy: ImagePolicy = DEFAULT_POLICY) -> Picture:
     if hasattr(source, "read"):
         where = str(getattr(source, "name", "<file>"))
         with _reading(where):
-            return _from_file(io.BytesIO(_read_at_most(source, policy.max_bytes, where)), where, policy)
+            return _from_file(io.BytesIO(read_at_most(source, policy.max_bytes, where)), where, policy)
     allowed = "a path, URL, bytes, binary file, PIL image, numpy array or tensor"
     raise ImageError("Cannot read a picture from this", found=f"a {type(source).__name__}", allowed=allowed)
 
@@ -181,23 +177,9 @@ def _reading(where: str, what: str = "Cannot read the picture") -> Iterator[None
         raise ImageUnreadable(what, where=where, found=f"{type(error).__name__}: {error}", todo=todo) from error
 
 
-def _check_bytes(size: int, limit: int, where: str) -> None:
-    if size > limit:
-        raise ImageTooLarge("The file is too large", where=where, allowed=f"{limit / 2**20:g} MiB")
-
-
-def _read_at_most(stream: Any, limit: int, where: str) -> bytes:
-    parts, size = [], 0
-    while part := stream.read(min(2**20, limit + 1 - size)):
-        parts.append(part)
-        size += len(part)
-        _check_bytes(size, limit, where)
-    return b"".join(parts)
-
-
 def _from_file(file: BinaryIO, where: str, policy: ImagePolicy) -> Picture:
     with _reading(where):
-        _check_bytes(file.seek(0, os.SEEK_END), policy.max_bytes, where)
+        check_bytes(file.seek(0, os.SEEK_END), policy.max_bytes, where)
         image = _identify(file, where, policy)
         picture = _from_pil(image, where, policy)
         # Rows that a short PNG stream leaves out stay zero, and Pillow says nothing. (For 16-bit grey
@@ -428,90 +410,6 @@ def _from_tensor(tensor: Tensor, policy: ImagePolicy) -> Picture:
     return _from_array(array, where, policy)
 
 
-# ----------------------------------------------------------------------------------------------- URLs
-
-# Global addresses that are somebody's inside: Azure's platform, and ranges that carry an IPv4 address
-# (6to4, Teredo), which a gateway would unpack. Of IPv6 only 2000::/3 is let through at all, which leaves
-# out NAT64, mapped and compatible addresses.
-_INSIDE = [ipaddress.ip_network(net) for net in ("168.63.129.16/32", "192.88.99.0/24", "2002::/16", "2001::/23")]
-_UNICAST6 = ipaddress.ip_network("2000::/3")
-
-
-def _is_public(address: str) -> bool:
-    """Whether a resolved address may be connected to. The one hook that tests replace."""
-    ip = ipaddress.ip_address(address)
-    if not ip.is_global or ip.is_multicast or (ip.version == 6 and ip not in _UNICAST6):
-        return False
-    return not any(ip in net for net in _INSIDE)
-
-
-class _Pinned(http.client.HTTPConnection):
-    """A connection to an address that was checked, whatever its name resolves to a moment later."""
-
-    def __init__(self, url: SplitResult, address: str, timeout: float) -> None:
-        self.secure, self.address, self.live = url.scheme == "https", address, None
-        self.default_port = 443 if self.secure else 80
-        super().__init__(url.hostname, url.port, timeout=timeout)
-
-    def connect(self) -> None:
-        """Connect to the checked address; the certificate must be that of the name."""
-        self.sock = self.live = socket.create_connection((self.address, self.port), self.timeout)
-        if self.secure:
-            wrap = ssl.create_default_context().wrap_socket
-            self.sock = self.live = wrap(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
-            self.sock.do_handshake()
-
-    def cut(self) -> None:
-        """End it from another thread; with a timeout per read, a byte per second could go on for ever."""
-        with contextlib.suppress(OSError, AttributeError):
-            self.live.shutdown(socket.SHUT_RDWR)
-
-
-def _short(url: str) -> str:
-    """A URL for messages: without its user and query, which may hold secrets."""
-    return re.sub(r"//[^/@]*@", "//", re.split(r"[?#]", url)[0])[:200]
-
-
-def _download(url: str, where: str, policy: ImagePolicy) -> bytes:
-    what, limit = "Cannot download the picture", min(policy.url_bytes, policy.max_bytes)
-    deadline = time.monotonic() + policy.timeout
-    with _reading(where, what):
-        for _ in range(policy.redirects + 1):
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ImageError("This address is not read", where=_short(url), allowed="http and https")
-            infos = socket.getaddrinfo(parts.hostname, parts.port or parts.scheme, type=socket.SOCK_STREAM)
-            for address in (addresses := [str(info[4][0]) for info in infos]):
-                if not _is_public(address):
-                    found = f"{parts.hostname} at {address}"
-                    raise ImageError("This address is not public", where=_short(url), found=found)
-            if (left := deadline - time.monotonic()) <= 0:
-                raise TimeoutError(f"no answer within {policy.timeout:g} s")
-            connection = _Pinned(parts, addresses[0], left)
-            timer = threading.Timer(left, connection.cut)
-            timer.daemon = True
-            timer.start()
-            try:
-                target = quote(f"{parts.path or '/'}?{parts.query}".rstrip("?"), safe="%/:?&=~+!$,;'@()*[]")
-                headers = {"User-Agent": "styleforge", "Accept": "image/*", "Connection": "close"}
-                connection.request("GET", target, headers=headers)
-                with connection.getresponse() as answer:
-                    if answer.status in (301, 302, 303, 307, 308):
-                        url = urljoin(url, answer.headers["Location"])
-                        continue
-                    if answer.status != 200:
-                        raise ImageUnreadable(what, where=where, found=f"HTTP status {answer.status}")
-                    _check_bytes(answer.length or 0, limit, where)
-                    data = _read_at_most(answer, limit, where)
-                    if time.monotonic() >= deadline or answer.length:  # which is what has not come
-                        raise TimeoutError("the download was not complete in time")
-                    return data
-            finally:
-                timer.cancel()
-                connection.close()
-        raise ConnectionError(f"more than {policy.redirects} redirects")
-
-
 # ------------------------------------------------------------------------------------------------ out
 
 
@@ -579,23 +477,15 @@ def save(image: Image.Image, path: str | os.PathLike, *, quality: int = 95) -> P
     if chosen["format"] == "JPEG" and image.has_transparency_data:
         todo = f"Use {path.with_suffix('.png').name}, or drop the alpha with image.convert('RGB')."
         raise ImageError("A JPEG would lose the transparency", where=path, found=f"mode {image.mode}", todo=todo)
-    temporary = path.with_name(f".styleforge-{secrets.token_hex(8)}.tmp")
     try:
         # Encoded in memory first: a full disk then meets plain bytes, not the middle of an encoder
         # (Pillow's TIFF encoder corrupts the heap when it fails).
         plain, encoded = image.copy(), io.BytesIO()
         plain.info = {k: v for k, v in image.info.items() if k == "transparency"}
         plain.save(encoded, **chosen)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:  # not tempfile, whose files only the owner can read
-            file.write(encoded.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_bytes(path, encoded.getvalue())
     except Exception as error:
         raise ImageError("Cannot save the picture", where=path, found=f"{type(error).__name__}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -45,7 +45,7 @@ MISSING = f"no {SHARED}: pictures, weights and reference numbers are handed over
 def hub() -> Iterator[HubServer]:
     """The Hub, for as long as the tests run; what tests leave there stays, unless they call `hub.reset()`."""
     yield HUB
-    HUB.close()
+    HUB.stop()
 
 
 @pytest.fixture(scope="session")

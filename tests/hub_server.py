@@ -166,7 +166,7 @@ class Repo:
 
 
 class HubServer:
-    """The server; it runs until :meth:`close`.
+    """The server; it runs until :meth:`stop`.
 
     Attributes:
         url: its address.
@@ -182,11 +182,11 @@ class HubServer:
         self.lfs, self.user, self.organisations = lfs, user, organisations
         self.lock = threading.RLock()
         self.connections: set[socket.socket] = set()
+        self.port = 0  # any
         self.reset()
-        self.server = self._listen(0)
-        port = self.server.server_port
-        self.url = f"http://127.0.0.1:{port}"
-        self.storage = f"http://localhost:{port}"  # another host to the client, which must not get its token
+        self.start()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.storage = f"http://localhost:{self.port}"  # another host to the client, which must not get its token
 
     def reset(self) -> None:
         """Forget all repositories, requests and troubles."""
@@ -197,8 +197,15 @@ class HubServer:
             self.before: Callable[[Request], None] | None = None
             self.damage: dict[str, Callable[[bytes], bytes]] = {}
 
-    def close(self) -> None:
-        """Stop, and drop the connections that clients keep open."""
+    def start(self) -> None:
+        """Listen, at the same port as before."""
+        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), _handler(self))
+        self.server.handle_error = lambda *_: None  # type: ignore[method-assign] -- a connection that was cut
+        self.port = self.server.server_port
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def stop(self) -> None:
+        """Refuse connections, and drop those that clients keep open."""
         self.server.shutdown()
         self.server.server_close()
         for connection in list(self.connections):
@@ -207,13 +214,12 @@ class HubServer:
 
     @contextmanager
     def down(self) -> Iterator[None]:
-        """Refuse connections for a while, as when there is no network."""
-        port = self.server.server_port
-        self.close()
+        """Stop for a while, as when there is no network."""
+        self.stop()
         try:
             yield
         finally:
-            self.server = self._listen(port)
+            self.start()
 
     # -- what a test does and looks at, without the network --
 
@@ -249,12 +255,6 @@ class HubServer:
         return result
 
     # -- the network --
-
-    def _listen(self, port: int) -> ThreadingHTTPServer:
-        server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
-        server.handle_error = lambda *_: None  # type: ignore[method-assign] -- a connection that was cut
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return server
 
     def answer(self, request: Request) -> Answer:
         """Answer a request, come what may."""

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from PIL import Image, ImageCms
 
-from styleforge import images
+from styleforge import download, images
 from styleforge.errors import ConfigError, ImageError, ImageFormatRefused, ImageTooLarge, ImageUnreadable
 from styleforge.images import DEFAULT_POLICY, STRICT_POLICY, Crop, ImagePolicy, Picture, crop, pad, read, save, to_pil
 
@@ -993,7 +993,7 @@ def test_addresses_that_are_not_public_are_never_connected_to(host, watched):
 
 def test_public_addresses_would_be_let_through():
     for address in ("8.8.8.8", "1.1.1.1", "93.184.216.34", "2606:4700:4700::1111", "2a00:1450:4001::1"):
-        assert images._is_public(address)
+        assert download.is_public(address)
 
 
 def resolver(monkeypatch, answers):
@@ -1106,7 +1106,7 @@ def running():
 @pytest.fixture
 def server(running, monkeypatch):
     Handler.seen, Handler.sent = [], 0
-    monkeypatch.setattr(images, "_is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(download, "is_public", lambda address: address == "127.0.0.1")
     return running
 
 
@@ -1223,7 +1223,7 @@ def test_https_verifies_the_name_not_the_address(server, monkeypatch):
         def __getattr__(self, name):
             return getattr(self.sock, name)
 
-    monkeypatch.setattr(images.ssl, "create_default_context", Context)
+    monkeypatch.setattr(download.ssl, "create_default_context", Context)
     resolver(monkeypatch, {"secure.test": [["127.0.0.1"]]})
     port = server.rsplit(":", 1)[1]
     assert read(f"https://secure.test:{port}/cat.png").size == (64, 48)

@@ -14,7 +14,7 @@ import golden
 import pytest
 import torch
 
-from styleforge import models
+from styleforge import configs
 from styleforge.errors import ConfigError
 from styleforge.models import MODELS, PatchDiscriminator, PixelDiscriminator, ResnetGenerator, UNetGenerator
 
@@ -50,12 +50,10 @@ every = pytest.mark.parametrize("variant", VARIANTS, ids=name_of)
 
 def build(variant, **changes):
     cls, config = variant
-    wanted = {"width": 4, "blocks": 2, "downs": 5, **config, **changes}
-    takes = (models.resnet.ResnetGenerator is cls and {"width", "blocks"}) or {"width", "downs"}
-    if cls in (PatchDiscriminator, PixelDiscriminator):
-        takes = {"width"}
+    takes = configs.schema(cls.__init__)
+    small = {key: value for key, value in {"width": 4, "blocks": 2, "downs": 5}.items() if key in takes}
     torch.manual_seed(0)
-    return cls(**{k: v for k, v in wanted.items() if k in takes or k in config or k in changes})
+    return cls(**{**small, **config, **changes})
 
 
 def image(network, height=None, width=None, batch=1, dtype=torch.float32, key="x"):
@@ -82,22 +80,28 @@ def test_every_model_is_tried():
     assert {cls for cls, _ in VARIANTS} == set(MODELS)
 
 
+def hashed(variant):
+    """In evaluation mode and float64, with hashed weights; the vectors of spectral norms are found by iteration."""
+    network = build(variant)
+    if not network.config.get("spectral_norm"):
+        return golden.fill(network).eval()
+    network.double().train()
+    with torch.no_grad():
+        for key, parameter in network.named_parameters():
+            parameter.copy_(golden.hashed(key, tuple(parameter.shape)))
+        for module in network.modules():
+            if hasattr(module, "kernel_size"):
+                for _ in range(500):
+                    _ = module.weight
+    return network.eval()
+
+
 # -- numbers --
 
 
 def pin(variant):
     """A dozen numbers of output and gradients, in float64."""
-    network = build(variant).eval()
-    if network.config.get("spectral_norm"):  # its vectors are found, not given
-        for key, parameter in network.named_parameters():
-            parameter.data = golden.hashed(key, tuple(parameter.shape)).float()
-        network.train()
-        with torch.no_grad():
-            for _ in range(60):
-                network(image(network))
-        network.double().eval()
-    else:
-        golden.fill(network)
+    network = hashed(variant)
     x = image(network, batch=2, dtype=torch.float64).requires_grad_()
     y = network(x)
     y.square().mean().backward()
@@ -116,8 +120,7 @@ def pin(variant):
 @every
 def test_pinned_numbers(variant):
     found, pinned = pin(variant), json.loads(PINS.read_text())[name_of(variant)]
-    # Spectral norms were found by iteration in float32.
-    tolerance = 1e-5 if variant[1].get("spectral_norm") else 1e-9
+    tolerance = 1e-6 if variant[1].get("spectral_norm") else 1e-9  # found by iteration
     assert found.pop("shape") == pinned.pop("shape")
     assert found.keys() == pinned.keys()
     for key in pinned:
@@ -138,29 +141,31 @@ def test_sizes(variant, extra):
     x = image(network, *(smallest + n * can.multiple for n in extra))
     y = network(x)
     assert tuple(y.shape) == out_shape(network, x)
-    assert y.isfinite().all() and y.std() > 0
+    assert y.isfinite().all() and y.any()
     if can.output == "image":
         low, high = can.value_range
         assert low <= y.min() and y.max() <= high
 
 
-@every
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v[0] in (UNetGenerator, PatchDiscriminator)], ids=name_of)
 def test_smaller_pictures_fail(variant):
     network = build(variant).eval()
-    can = network.capabilities
-    for height, width in ((can.smallest - can.multiple, 64), (64, can.smallest - can.multiple)):
-        if variant[0] is ResnetGenerator or min(height, width) < 1 or variant[0] is PixelDiscriminator:
-            continue
+    less = network.capabilities.smallest - network.capabilities.multiple
+    for height, width in ((less, 64), (64, less)):
         with pytest.raises((RuntimeError, ValueError)):
-            network(image(network, height, width))
+            network(golden.hashed_picture("x", 1, network.config["in_channels"], height, width).float())
 
 
-def test_smallest_of_the_others():
-    # An instance norm refuses one value; a batch norm does not, but then blocks cannot reflect one pixel.
-    for variant in VARIANTS[:3]:
-        with pytest.raises((RuntimeError, ValueError)):
-            build(variant)(image(build(variant), 4, 4))
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize("variant", VARIANTS[:4], ids=name_of)
+def test_smaller_pictures_fail_in_resnets(variant):
+    # One pixel cannot be reflected, nor normalised by itself.
+    network = build(variant).eval()
+    with pytest.raises((RuntimeError, ValueError)):
+        network(image(network, 4, 4))
+
+
+def test_one_pixel_has_no_instance_norm():
+    with pytest.raises(ValueError, match="more than 1 spatial element"):
         PixelDiscriminator(width=4)(torch.zeros(1, 3, 1, 1))
     assert PixelDiscriminator(width=4, norm="none")(torch.zeros(1, 3, 1, 1)).shape == (1, 1, 1, 1)
 
@@ -181,8 +186,8 @@ def test_every_parameter_gets_a_gradient(variant, training):
     network(image(network, batch=2)).square().mean().backward()
     for key, parameter in network.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), key
-        # Each of its numbers takes part, but for units that are off.
-        assert (parameter.grad != 0).float().mean() > 0.5, key
+        # Of a kernel over few pixels, only the middle takes part.
+        assert (parameter.grad != 0).float().mean() > 0.2, key
 
 
 @every
@@ -202,24 +207,17 @@ def test_bf16_is_close(variant, how):
     assert 0 < difference < 0.1
 
 
-@every
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v[1].get("statistics") != "batch"], ids=name_of)
 def test_pictures_do_not_see_each_other(variant):
-    network = golden_eval(variant)
-    if network.config.get("statistics") == "batch":
-        pytest.skip("batch norm over the batch's own statistics mixes them, as it is told to")
+    network = hashed(variant)
     x = image(network, batch=2, dtype=torch.float64)
     both, singles = network(x), torch.cat([network(x[:1]), network(x[1:])])
     assert torch.allclose(both, singles, rtol=1e-12, atol=1e-12)
     assert not torch.allclose(both[0], both[1])
 
 
-def golden_eval(variant):
-    network = build(variant).double().eval()
-    return network if network.config.get("spectral_norm") else golden.fill(network)
-
-
 def test_statistics_of_the_batch_do_mix():
-    network = golden_eval((UNetGenerator, {"statistics": "batch"}))
+    network = hashed((UNetGenerator, {"statistics": "batch"}))
     x = image(network, batch=2, dtype=torch.float64)
     assert not torch.allclose(network(x)[:1], network(x[:1]), atol=1e-3)
 
@@ -242,7 +240,7 @@ def test_the_same_every_time(variant):
 
 @every
 def test_with_and_without_gradients_alike(variant):
-    network = golden_eval(variant)
+    network = hashed(variant)
     x = image(network, dtype=torch.float64)
     with torch.no_grad():
         quiet = network(x)

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "styleforge"
 
 # Modules by layer: each may import from layers below it only. A new module takes its place here.
 LAYERS = [
-    ["errors", "files", "rng", "configs", "weights", "card", "images", "losses", "layers", "checkpoint"],
+    ["errors", "files", "rng", "configs", "weights", "card", "download", "images", "losses", "layers", "checkpoint"],
     ["hub"],
     ["models"],
     ["data", "methods", "pipeline"],
