@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 # Public name -> the module that holds it. Names load on first use (PEP 562), so `import styleforge`
-# costs no torch, gradio, diffusers or accelerate. Training is `styleforge.train`: TrainConfig and train().
+# costs no torch, gradio, diffusers or accelerate.
+# PretrainedMixin comes through `models`, which fills its table. Training is `styleforge.train`: TrainConfig and train().
 _PUBLIC = {
     "ImagePolicy": ".images",
     "PatchDiscriminator": ".models",
     "PixelDiscriminator": ".models",
-    "PretrainedMixin": ".hub",
+    "PretrainedMixin": ".models",
     "ResnetGenerator": ".models",
     "StylePipeline": ".pipeline",
     "StyleforgeError": ".errors",
@@ -28,9 +29,9 @@ _PUBLIC = {
 
 if TYPE_CHECKING:
     from .errors import StyleforgeError
-    from .hub import PretrainedMixin, bundled_styles
+    from .hub import bundled_styles
     from .images import ImagePolicy
-    from .models import PatchDiscriminator, PixelDiscriminator, ResnetGenerator, UNetGenerator
+    from .models import PatchDiscriminator, PixelDiscriminator, PretrainedMixin, ResnetGenerator, UNetGenerator
     from .pipeline import StylePipeline
 
 __all__ = [  # noqa: RUF022 -- the table above is sorted

@@ -50,36 +50,67 @@ def list_pictures(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 class Pictures:
-    """The pictures of one domain, decoded once and kept small in memory.
+    """The pictures of one domain: all read once to find the rotten ones, and kept as far as memory allows.
 
     Args:
         files: what to read.
         short_side: larger pictures are reduced so that their short side has this many pixels.
+        memory: bytes of pixels to keep; pictures beyond that are read again whenever they are wanted.
 
     Raises:
         DataError: more than a fifth of the files cannot be read. Fewer are left out with a warning.
     """
 
-    def __init__(self, files: list[Path], short_side: int) -> None:
+    def __init__(self, files: list[Path], short_side: int, memory: int = 2 * 2**30) -> None:
+        self.files: list[Path] = []
+        self.ratios: list[float] = []
+        self._short_side = short_side
+        self._kept: dict[Path, np.ndarray] = {}
+        errors: list[ImageError] = []
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            results = list(pool.map(lambda file: _read(file, short_side), files))
-        rotten = [(f, r) for f, r in zip(files, results, strict=True) if isinstance(r, ImageError)]
-        for _, error in rotten:
+            for file, array in zip(files, pool.map(lambda file: _read(file, short_side), files), strict=True):
+                if isinstance(array, ImageError):
+                    errors.append(array)
+                    continue
+                self.files.append(file)
+                self.ratios.append(array.shape[1] / array.shape[0])
+                if (memory := memory - array.nbytes) >= 0:
+                    self._kept[file] = array
+        for error in errors:
             warnings.warn(f"Left out: {error}", stacklevel=2)
-        if len(rotten) > ROTTEN_SHARE * len(files):
+        if len(errors) > ROTTEN_SHARE * len(files):
             raise DataError(
                 "Too many pictures cannot be read",
                 where=files[0].parent,
-                found=f"{len(rotten)} of {len(files)}, the first: {rotten[0][1]}",
+                found=f"{len(errors)} of {len(files)}, the first: {errors[0]}",
                 allowed=f"up to {ROTTEN_SHARE:.0%}",
                 todo="Remove or repair them.",
             )
-        kept = [(f, r) for f, r in zip(files, results, strict=True) if isinstance(r, np.ndarray)]
-        self.files = [file for file, _ in kept]
-        self.arrays = [array for _, array in kept]
 
     def __len__(self) -> int:
-        return len(self.arrays)
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Picture `index` as (H, W, 3) uint8.
+
+        Raises:
+            DataError: its file has become unreadable since the start.
+        """
+        file = self.files[index]
+        array = self._kept[file] if file in self._kept else _read(file, self._short_side)
+        if isinstance(array, ImageError):
+            raise DataError(
+                "A picture has become unreadable",
+                where=file,
+                found=array,
+                todo="Restore it; the run goes on from there.",
+            ) from array
+        return array
+
+    def choose(self, indices: list[int]) -> None:
+        """Go on with these pictures only, in this order."""
+        self.files = [self.files[i] for i in indices]
+        self.ratios = [self.ratios[i] for i in indices]
 
     def at(self, seed: int, domain: str, index: int) -> int:
         """Which picture has the running number `index`; each epoch is a new permutation."""
@@ -147,7 +178,7 @@ class Unpaired:
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """The pair with the running number `index`, of any size: {"source", "target"}, (3, size, size) each."""
         return {
-            name: self.crop(pictures.arrays[pictures.at(self.seed, name, index)], self.seed, name, index)
+            name: self.crop(pictures[pictures.at(self.seed, name, index)], self.seed, name, index)
             for name, pictures in self.domains.items()
         }
 
@@ -183,27 +214,18 @@ class Paired:
             )
         if left_over := len(names["source"]) + len(names["target"]) - 2 * len(common):
             warnings.warn(f"{left_over} pictures have no counterpart and are left out", stacklevel=2)
-        pictures = {d: Pictures([names[d][name] for name in common], crop.short_side) for d in folders}
+        self.domains = {d: Pictures([names[d][name] for name in common], crop.short_side) for d in folders}
         # A rotten half takes its other half with it.
-        by_name = {
-            domain: {
-                f.relative_to(folders[domain]).with_suffix("").as_posix(): a
-                for f, a in zip(p.files, p.arrays, strict=True)
-            }
-            for domain, p in pictures.items()
-        }
-        both = [name for name in common if all(name in arrays for arrays in by_name.values())]
-        for domain, p in pictures.items():
-            p.arrays = [by_name[domain][name] for name in both]
-            p.files = [names[domain][name] for name in both]
-        self.domains = pictures
-        for name, a, b in zip(both, pictures["source"].arrays, pictures["target"].arrays, strict=True):
-            ratios = a.shape[1] / a.shape[0], b.shape[1] / b.shape[0]
-            if abs(ratios[0] / ratios[1] - 1) > 0.03:  # reduced sizes are rounded
+        positions = {d: {file: i for i, file in enumerate(p.files)} for d, p in self.domains.items()}
+        both = [name for name in common if all(names[d][name] in positions[d] for d in folders)]
+        for domain, pictures in self.domains.items():
+            pictures.choose([positions[domain][names[domain][name]] for name in both])
+        for name, a, b in zip(both, self.domains["source"].ratios, self.domains["target"].ratios, strict=True):
+            if abs(a / b - 1) > 0.03:  # reduced sizes are rounded
                 raise DataError(
                     "The two pictures of a pair have different shapes",
                     where=name,
-                    found=f"width / height = {ratios[0]:.2f} and {ratios[1]:.2f}",
+                    found=f"width / height = {a:.2f} and {b:.2f}",
                     allowed="the same ratio",
                     todo="Crop them to the same view.",
                 )
@@ -214,7 +236,7 @@ class Paired:
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """The pair with the running number `index`: {"source", "target"}, (3, size, size) each."""
         at = self.domains["source"].at(self.seed, "pair", index)
-        return {n: self.crop(p.arrays[at], self.seed, "pair", index) for n, p in self.domains.items()}
+        return {n: self.crop(p[at], self.seed, "pair", index) for n, p in self.domains.items()}
 
     def describe(self) -> str:
         """What there is, for the log."""

@@ -134,11 +134,12 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
     method = methods.build(config.method, config.settings).to(device)
     if device.type == "cuda":  # on CPUs the norms and pads cost more in this layout than convolutions gain
         method.to(memory_format=torch.channels_last)
+    _check_size(config.size, method.styles())
     crop = data.Crop(config.size, (config.zoom[0], config.zoom[1]), config.flip)
     pictures = data.KINDS[method.data](config.source, config.target, crop, config.seed)
     averages = {name: _average(style) for name, style in method.styles().items()} if config.ema else {}
     styles = averages or method.styles()
-    preview = _preview(config, method.data, pictures)
+    preview = _preview(config, method, pictures)
 
     # An optimiser for each player.
     players = method.players()
@@ -248,7 +249,8 @@ def play(
     for group in optimizer.param_groups:
         group["lr"] = player.lr * rate
     optimizer.step()
-    return {f"{player.name}/{name}": float(term.detach()) for name, term in terms.items()}
+    values = torch.stack([term.detach().double() for term in terms.values()]).tolist()  # one wait for a GPU
+    return {f"{player.name}/{name}": value for name, value in zip(terms, values, strict=True)}
 
 
 def learning_rate(step: int, steps: int, decay: float) -> float:
@@ -393,17 +395,31 @@ def _log(run: Path, entry: dict[str, Any]) -> None:
         file.write(json.dumps(rounded) + "\n")
 
 
-def _preview(config: TrainConfig, kind: str, pictures: Any) -> dict[str, Tensor]:
+def _check_size(size: int, styles: dict[str, Any]) -> None:
+    for style in styles.values():
+        can = style.capabilities
+        if size % can.multiple or size < can.smallest:
+            raise ConfigError(
+                f"Pictures of this size do not fit {type(style).__name__}",
+                found=f"size = {size}",
+                allowed=f"multiples of {can.multiple}, from {can.smallest} on",
+                todo="Change --size, or the settings of the network (a U-Net with fewer --downs).",
+            )
+
+
+def _preview(config: TrainConfig, method: Any, pictures: Any) -> dict[str, Tensor]:
     """Up to six fixed pictures by column title, (B, 3, S, S) in [-1, 1]."""
-    side = max(config.size, 256)
+    kind = method.data
+    multiple = max((style.capabilities.multiple for style in method.styles().values()), default=1)
+    side = -(-max(config.size, 256) // multiple) * multiple
     look = data.Crop(side, (1.0, 1.0), flip=False)
     if config.preview and kind == "unpaired":
-        arrays = {"source": data.Pictures(data.list_pictures(config.preview)[:6], side).arrays}
+        shown = {"source": data.Pictures(data.list_pictures(config.preview)[:6], side)}
     else:
-        spread = range(0, len(pictures.domains["source"]), max(1, len(pictures.domains["source"]) // 6))
-        domains = ("source", "target") if kind == "paired" else ("source",)
-        arrays = {d: [pictures.domains[d].arrays[i] for i in list(spread)[:6]] for d in domains}
-    return {d: torch.stack([look(a, "preview") for a in column]) for d, column in arrays.items()}
+        shown = pictures.domains if kind == "paired" else {"source": pictures.domains["source"]}
+    count = len(shown["source"])
+    spread = range(0, count, max(1, count // 6))[:6]
+    return {d: torch.stack([look(p[i], "preview") for i in spread]) for d, p in shown.items()}
 
 
 @torch.no_grad()

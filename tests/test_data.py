@@ -93,8 +93,18 @@ def test_tiny_pictures_are_enlarged(tmp_path):
 
 def test_large_pictures_are_kept_small(tmp_path):
     picture(tmp_path / "x.png", size=(300, 200))
-    array = data.Pictures([tmp_path / "x.png"], short_side=50).arrays[0]
+    array = data.Pictures([tmp_path / "x.png"], short_side=50)[0]
     assert array.shape == (50, 75, 3)
+
+
+def test_what_memory_does_not_hold_is_read_again(tmp_path):
+    files = [picture(tmp_path / f"{i}.png", seed=i) for i in range(4)]
+    plenty, little = data.Pictures(files, 40), data.Pictures(files, 40, memory=2 * 48 * 40 * 3)
+    assert len(little._kept) == 2 and len(plenty._kept) == 4
+    assert all(np.array_equal(plenty[i], little[i]) for i in range(4))
+    files[3].write_bytes(b"gone")
+    with pytest.raises(DataError, match=r"3\.png.*goes on"):
+        little[3]
 
 
 def test_pairs_share_crop_and_mirror(tmp_path):

@@ -411,6 +411,19 @@ def test_a_player_changes_its_own_networks_only(name, accelerator):
 
 
 @each
+def test_discriminators_do_not_hold_on_to_generators(name):
+    method = tiny(name).train()
+    batch = Batch(pictures(0), 0, 0, 0)
+    for player in method.players():
+        loss = sum(player.loss(batch).values())
+        if player.name.endswith("d"):
+            own = {id(p) for p in player.parameters()}
+            others = [p for p in method.parameters() if id(p) not in own]
+            assert all(g is None for g in torch.autograd.grad(loss, others, allow_unused=True))
+    assert not any(buffer.requires_grad for buffer in method.buffers())
+
+
+@each
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_gradients_are_those_of_a_norm_by_hand(name, layout, monkeypatch):
     # torch's own has a fault: see `instance_norm_is_wrong`. Whatever a method does, it must not meet it.

@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import functools
 import itertools
 import json
 import os
@@ -214,8 +215,9 @@ def test_private(hub, network):
     assert hub.repo(REPO).private
     with pytest.raises(RepoNotFound, match="private one needs token="):
         ResnetGenerator.from_pretrained(REPO, token=False)
+    hub.log.clear()
     assert bits(ResnetGenerator.from_pretrained(REPO, token="hf_mine")) == bits(network)
-    assert hub.log[-3].token == "hf_mine"
+    assert {request.token for request in hub.log if request.host == "127.0.0.1"} == {"hf_mine"}
 
 
 def test_private_weights_do_not_go_to_a_public_repository(hub, network):
@@ -746,15 +748,18 @@ AUDIT: list[str] | None = None
 def audit():
     """What the interpreter imports, runs or opens on the network, as it tells its auditors."""
     global AUDIT
-    if not getattr(sys, "_styleforge_audited", False):
-        sys.addaudithook(_listen)  # for good: there is no way to take it off
-        sys._styleforge_audited = True
+    add_listener()
     AUDIT = []
     yield AUDIT
     AUDIT = None
 
 
-def _listen(event: str, arguments: tuple) -> None:
+@functools.cache
+def add_listener() -> None:
+    sys.addaudithook(listen)  # for good: there is no way to take it off
+
+
+def listen(event: str, arguments: tuple) -> None:
     if AUDIT is not None and event in ("import", "exec", "subprocess.Popen", "os.system", "socket.connect", "compile"):
         AUDIT.append(f"{event} {arguments[0] if arguments else ''}")
 
@@ -802,12 +807,14 @@ def test_the_largest_configuration_costs_nothing(tmp_path, cls, config):
     """Networks of gigabytes that a config may ask for, with a file that does not hold them."""
     style = tiny().save_pretrained(tmp_path)
     (style / "config.json").write_text(json.dumps({"_class_name": cls.__name__, **config}))
+    with torch.device("meta"):
+        cls(**config | {"width": 1})  # imports what torch needs for this
     small = peak_memory()
     begin = time.process_time()
     with pytest.raises(WeightsMismatch):
         cls.from_pretrained(style)
     assert time.process_time() - begin < 2
-    assert peak_memory() - small < 100e6
+    assert peak_memory() - small < 50e6
 
 
 def peak_memory() -> int:

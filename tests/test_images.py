@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from PIL import Image, ImageCms
 
-from styleforge import download, images
+from styleforge import download
 from styleforge.errors import ConfigError, ImageError, ImageFormatRefused, ImageTooLarge, ImageUnreadable
 from styleforge.images import DEFAULT_POLICY, STRICT_POLICY, Crop, ImagePolicy, Picture, crop, pad, read, save, to_pil
 

@@ -134,6 +134,12 @@ def test_the_same_class_from_both_doors():
     assert styleforge.ResnetGenerator is ResnetGenerator
 
 
+def test_the_base_class_alone_finds_every_architecture(tmp_path):
+    styleforge.ResnetGenerator(width=2, blocks=0).save_pretrained(tmp_path / "style")
+    load = f"styleforge.PretrainedMixin.from_pretrained({str(tmp_path / 'style')!r})"
+    assert run(f"import styleforge; print(type({load}).__name__)").strip() == "ResnetGenerator"
+
+
 def test_package_is_marked_as_typed_and_licensed():
     assert (PACKAGE / "py.typed").is_file()
     assert "Apache License" in (ROOT / "LICENSE").read_text()

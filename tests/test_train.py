@@ -257,6 +257,12 @@ def test_settings_of_the_run_are_checked(config, changes, message):
         config(**changes)
 
 
+def test_a_size_that_the_network_cannot_take(config, folders):
+    settings = {"width": 4, "downs": 5, "discriminator_width": 4}
+    with pytest.raises(ConfigError, match=r"size = 48.*multiples of 32.*--downs"):
+        train(config(method="pix2pix", target=folders[0], size=48, settings=settings), quiet)
+
+
 def test_missing_folders_leave_nothing_behind(config, tmp_path):
     with pytest.raises(DataError, match="No such folder"):
         train(config(source=str(tmp_path / "nowhere")), quiet)

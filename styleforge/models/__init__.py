@@ -14,4 +14,4 @@ MODELS: tuple[type[PretrainedMixin], ...] = (
     PixelDiscriminator,
 )
 
-__all__ = ["MODELS", *(model.__name__ for model in MODELS)]
+__all__ = ["MODELS", "PretrainedMixin", *(model.__name__ for model in MODELS)]
