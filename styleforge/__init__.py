@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 # Public name -> the module that holds it. Names load on first use (PEP 562), so `import styleforge`
 # costs no torch, gradio, diffusers or accelerate.
-# PretrainedMixin comes through `models`, which fills its table. Training is `styleforge.train`: TrainConfig and train().
+# PretrainedMixin comes through `models`, which fills its table. Training is `styleforge.train`: TrainConfig, train().
 _PUBLIC = {
     "ImagePolicy": ".images",
     "PatchDiscriminator": ".models",

@@ -38,7 +38,7 @@ def replacing_folder(folder: str | os.PathLike[str], last: tuple[str, ...] = ())
     those named in `last` at the end (a reader then never sees the new description of old contents), and
     files that were not written this time stay. A failing block, or a failing rename, leaves `folder` as it was.
     """
-    folder = Path(os.path.abspath(folder))  # "." has no name
+    folder = Path(folder)
     # In an existing folder rather than beside it: that may be another disk, or not ours to write.
     parent = folder if folder.is_dir() else folder.parent
     parent.mkdir(parents=True, exist_ok=True)
