@@ -181,7 +181,7 @@ def _train_command(name: str) -> click.Command:
     defaults = methods.settings(name)
 
     def callback(**values: Any) -> None:
-        chosen = {k: v for k, v in values.items() if k in method_settings and v != defaults.get(k)}
+        chosen = {k: v for k, v in values.items() if k in method_settings and v != _plain_value(defaults.get(k))}
         plain = {k: v for k, v in values.items() if k in run}
         click.echo(train(TrainConfig(method=name, settings=chosen, **plain)))
 
@@ -210,6 +210,10 @@ def _options(
             default = ",".join(map(str, default))
         given = {"required": True} if required else {"default": default, "show_default": default is not None}
         yield click.Option([flag], type=None if kind is bool else kind, help=words.get(key), **given)
+
+
+def _plain_value(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _factories(cls: type) -> list[Any]:

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from . import __version__, checkpoint, configs, data, methods, rng
 from .configs import Range
-from .errors import ConfigError, MissingExtra, TrainingDiverged
+from .errors import CheckpointError, ConfigError, MissingExtra, TrainingDiverged
 from .files import replacing, write_text
+from .hub import CARD_NAME
 from .methods.base import Batch, Player
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class TrainConfig:
         save_every: steps between checkpoints.
         sample_every: steps between sheets of samples; 0 for none.
         log_every: steps between lines in `metrics.jsonl`.
+        init: folder of another run whose networks this one starts from; they must have the same shapes.
         preview: pictures for the sheets; some of the source when null.
         max_seconds: stop (and save) after this time; 0 for no limit.
         license: licence of the weights for the card, as the Hub names it.
@@ -75,6 +77,7 @@ class TrainConfig:
     save_every: Annotated[int, Range(1, 10**9)] = 1000
     sample_every: Steps = 1000
     log_every: Annotated[int, Range(1, 10**9)] = 50
+    init: str | None = None
     preview: str | None = None
     max_seconds: Annotated[float, Range(0, 1e9)] = 0.0
     license: str | None = None
@@ -136,6 +139,8 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
         method.to(memory_format=torch.channels_last)
     _check_size(config.size, method.styles())
     crop = data.Crop(config.size, (config.zoom[0], config.zoom[1]), config.flip)
+    if config.init:
+        _start_from(Path(config.init), method)
     pictures = data.KINDS[method.data](config.source, config.target, crop, config.seed)
     averages = {name: _average(style) for name, style in method.styles().items()} if config.ema else {}
     styles = averages or method.styles()
@@ -170,7 +175,7 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
         processes=accelerator.num_processes,
     )
     with _stop_signals() as stopped, draws_closed(draws):
-        done = step
+        done = begun = step
         for step in range(done, config.steps):
             begin = time.perf_counter()
             # Whatever draws from the global generator (dropout) is a function of the step, too.
@@ -204,11 +209,12 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
                 _say(accelerator, f"Stopped after step {done} of {config.steps}; the same command goes on from there.")
                 break
 
-    # Publish.
-    if chief:
+    # Publish. Cards of a run tell of the run, so a longer one writes them anew; a finished one leaves them alone.
+    if chief and (done > begun or not (run / "style").exists()):
         facts = _card_facts(config, method, done, seconds + time.monotonic() - started)
         for name, style in styles.items():
-            style.eval().save_pretrained(run / "style" / name, card_facts=facts)
+            folder = style.eval().save_pretrained(run / "style" / name)
+            write_text(folder / CARD_NAME, str(style.generate_model_card(**facts)))
         _sheet(run / "samples" / "latest.jpg", method, styles, preview, device)
     accelerator.wait_for_everyone()
     if stopped:
@@ -332,6 +338,18 @@ def _state(
     return state
 
 
+def _start_from(run: Path, method: nn.Module) -> None:
+    found = checkpoint.newest(run / "checkpoints")
+    if found is None:
+        raise CheckpointError(
+            "There is no run to start from",
+            where=run,
+            allowed="the folder of a run with checkpoints",
+            todo="Check --init, or leave it out.",
+        )
+    _load(method, _under(found[0], "method."), run)
+
+
 def _restore(
     tensors: dict[str, Tensor],
     run: Path,
@@ -339,21 +357,26 @@ def _restore(
     averages: dict[str, nn.Module],
     optimizers: dict[str, torch.optim.Optimizer],
 ) -> None:
-    def under(prefix: str) -> dict[str, Tensor]:
-        return {k[len(prefix) :]: t for k, t in tensors.items() if k.startswith(prefix)}
+    _load(method, _under(tensors, "method."), run)
+    for name, average in averages.items():
+        _load(average, _under(tensors, f"average.{name}."), run)
+    for name, optimizer in optimizers.items():
+        checkpoint.unpack(optimizer, tensors, f"optimizer.{name}")
 
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def _load(network: nn.Module, tensors: dict[str, Tensor], run: Path) -> None:
     try:
-        method.load_state_dict(under("method."))
-        for name, average in averages.items():
-            average.load_state_dict(under(f"average.{name}."))
-        for name, optimizer in optimizers.items():
-            checkpoint.unpack(optimizer, tensors, f"optimizer.{name}")
+        network.load_state_dict(tensors)
     except RuntimeError as error:
         raise ConfigError(
-            "The checkpoint of this run is of another method or other settings",
+            "The checkpoint is of another method or other settings",
             where=run,
             found=str(error).split("\n")[1].strip() if "\n" in str(error) else error,
-            todo="Give another --output, or the settings in its train.json.",
+            todo="Take the method and the settings in its train.json, or another folder.",
         ) from error
 
 
@@ -365,13 +388,21 @@ def _remember(config: TrainConfig, run: Path, chief: bool) -> None:
             before = json.loads(path.read_text())
         except ValueError as error:
             raise ConfigError("train.json is not JSON", where=path, found=error, todo="Repair or remove it.") from error
+        now = asdict(config)
+        for table in (before, now):  # what is set, whether by hand or by default
+            table["settings"] = {**methods.settings(config.method), **table.get("settings", {})}
+        before, now = json.loads(json.dumps([before, now]))
         for key in ("method", "settings", "seed", "batch_size", "size", "ema"):
-            if key in before and before[key] != getattr(config, key):
+            if before.get(key, now[key]) != now[key]:
+                was, wanted = before[key], now[key]
+                if key == "settings":
+                    key = next(k for k in wanted if was.get(k) != wanted[k])
+                    was, wanted = was.get(key), wanted[key]
                 raise ConfigError(
                     "This folder holds a run with other settings",
                     where=run,
-                    found=f"{key} = {getattr(config, key)!r}",
-                    allowed=f"{before[key]!r}, as it was begun",
+                    found=f"{key} = {wanted!r}",
+                    allowed=f"{was!r}, as it was begun",
                     todo="Give another --output, or the same settings.",
                 )
     if chief:

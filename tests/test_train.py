@@ -19,7 +19,7 @@ from PIL import Image
 from styleforge import StylePipeline, checkpoint, methods
 from styleforge.errors import CheckpointError, ConfigError, DataError, TrainingDiverged, UnknownName
 from styleforge.methods.base import Batch, Method, Player
-from styleforge.train import TrainConfig, learning_rate, train
+from styleforge.train import TrainConfig, _under, learning_rate, train
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"width": 4, "blocks": 1, "discriminator_width": 4, "discriminator_layers": 1}
@@ -130,11 +130,30 @@ def test_a_finished_run_can_be_prolonged(config):
     train(config(decay=0.0), quiet)
     style = train(config(steps=8, decay=0.0), quiet)
     assert json.loads((style.parent / "checkpoints" / "step-00000008" / "manifest.json").read_text())["step"] == 8
+    assert "8 of 1 pictures" in (style / "README.md").read_text()
+
+
+def test_a_run_may_start_from_the_networks_of_another(config, tmp_path):
+    settings = {**SMALL, "nce_blocks": [0], "patches": 16}
+    train(config(method="fastcut", settings=settings, output=str(tmp_path / "first")), quiet)
+    begun = config(
+        method="cut", settings=settings, init=str(tmp_path / "first"), steps=0, output=str(tmp_path / "second")
+    )
+    state = _under(checkpoint.newest(tmp_path / "first" / "checkpoints")[0], "method.generator.")
+    assert same(weights(train(begun, quiet)), state)
+    with pytest.raises(ConfigError, match="other settings"):
+        train(config(settings={**SMALL, "width": 8}, init=str(tmp_path / "first"), output=str(tmp_path / "x")), quiet)
+    with pytest.raises(CheckpointError, match="no run to start from"):
+        train(config(init=str(tmp_path / "nowhere"), output=str(tmp_path / "x")), quiet)
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_finished_run_again_changes_nothing(config):
-    before = weights(train(config(), quiet))
+    style = train(config(), quiet)
+    before = weights(style)
+    (style / "README.md").write_text("my own words")
     assert same(before, weights(train(config(), quiet)))
+    assert (style / "README.md").read_text() == "my own words"
 
 
 def test_time_limit_stops_with_a_checkpoint(config):
@@ -271,8 +290,11 @@ def test_missing_folders_leave_nothing_behind(config, tmp_path):
 
 def test_another_run_in_the_same_folder_is_refused(config):
     train(config(steps=2), quiet)
-    with pytest.raises(ConfigError, match=r"another --output|other settings"):
+    with pytest.raises(ConfigError, match=r"width = 8; allowed: 4.*another --output"):
         train(config(steps=2, settings={**SMALL, "width": 8}), quiet)
+    with pytest.raises(ConfigError, match=r"seed = 1; allowed: 0"):
+        train(config(steps=2, seed=1), quiet)
+    train(config(steps=3, settings={**SMALL, "cycle": 10.0}), quiet)  # a default, said aloud
 
 
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(config):
