@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+SOMEWHERE = "organisation/name"
 TEMPLATE = """\
 ---
 {{ front_matter }}
@@ -23,7 +24,7 @@ TEMPLATE = """\
 ```python
 from styleforge import StylePipeline
 
-pipe = StylePipeline.from_pretrained("{{ repo }}")
+pipe = StylePipeline.from_pretrained("{{ repo }}"{% if subfolder %}, subfolder="{{ subfolder }}"{% endif %})
 pipe("photo.jpg").save("styled.png")
 ```
 
@@ -72,7 +73,8 @@ def render(
     config: Mapping[str, Any],
     *,
     name: str | None = None,
-    repo: str | None = None,
+    repo: str = SOMEWHERE,
+    subfolder: str = "",
     summary: str | None = None,
     license: str | None = None,
     datasets: list[str] | None = None,
@@ -88,7 +90,8 @@ def render(
     Args:
         config: what `config.json` holds.
         name: title of the style.
-        repo: what a user writes in `from_pretrained`.
+        repo: what a user writes in `from_pretrained`; a push puts its repository in the place of the default.
+        subfolder: folder of this style in the repository.
         summary: a sentence or two on what the style does.
         license: licence of the weights, as the Hub names it; a card without one says so.
         datasets: Hub data sets it was trained on.
@@ -106,7 +109,7 @@ def render(
     front: dict[str, Any] = {
         "library_name": "styleforge",
         "pipeline_tag": "image-to-image",
-        "tags": ["styleforge", "style-transfer", class_name, *(tags or [])],
+        "tags": list(dict.fromkeys(["styleforge", "style-transfer", class_name, *(tags or [])])),
         "inference": False,
     }
     for key, value in (("license", license), ("datasets", datasets), ("base_model", base_model)):
@@ -118,7 +121,8 @@ def render(
     return environment.from_string(TEMPLATE).render(
         front_matter=yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
         name=name or "A style made with styleforge",
-        repo=repo or "organisation/name",
+        repo=repo,
+        subfolder=subfolder,
         license=license,
         summary=summary or "An image style: a picture goes in, a styled picture of the same size comes out.",
         samples=samples or [],

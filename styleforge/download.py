@@ -19,7 +19,8 @@ from .errors import ImageError, ImageTooLarge, ImageUnreadable
 def check_bytes(size: int, limit: int, where: str) -> None:
     """Raise :class:`ImageTooLarge` when an encoded picture of `size` bytes is over the limit."""
     if size > limit:
-        raise ImageTooLarge("The file is too large", where=where, allowed=f"{limit / 2**20:g} MiB")
+        allowed = f"{limit / 2**20:g} MiB"
+        raise ImageTooLarge("The file is too large", where=where, allowed=allowed, todo="Make it smaller first.")
 
 
 def read_at_most(stream: Any, limit: int, where: str) -> bytes:
@@ -91,12 +92,14 @@ def download(url: str, *, limit: int, timeout: float, redirects: int) -> bytes:
     for _ in range(redirects + 1):
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ImageError("This address is not read", where=short(url), allowed="http and https")
+            todo = "Save the picture to a file and give its path."
+            raise ImageError("This address is not read", where=short(url), allowed="http and https", todo=todo)
         infos = socket.getaddrinfo(parts.hostname, parts.port or parts.scheme, type=socket.SOCK_STREAM)
         for address in (addresses := [str(info[4][0]) for info in infos]):
             if not is_public(address):
                 found = f"{parts.hostname} at {address}"
-                raise ImageError("This address is not public", where=short(url), found=found)
+                todo = "Save the picture to a file and give its path."
+                raise ImageError("This address is not public", where=short(url), found=found, todo=todo)
         if (left := deadline - time.monotonic()) <= 0:
             raise TimeoutError(f"no answer within {timeout:g} s")
         connection = _Pinned(parts, addresses[0], left)
@@ -113,7 +116,10 @@ def download(url: str, *, limit: int, timeout: float, redirects: int) -> bytes:
                     continue
                 if answer.status != 200:
                     raise ImageUnreadable(
-                        "Cannot download the picture", where=where, found=f"HTTP status {answer.status}"
+                        "Cannot download the picture",
+                        where=where,
+                        found=f"HTTP status {answer.status}",
+                        todo="Check the address in a browser.",
                     )
                 check_bytes(answer.length or 0, limit, where)
                 data = read_at_most(answer, limit, where)

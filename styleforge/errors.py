@@ -8,7 +8,8 @@ StyleforgeError
 │   ├── GatedRepo         it exists, but needs a token with access
 │   ├── NotAStyle         it exists, but has no styleforge config.json / model.safetensors
 │   ├── HubUnavailable    network trouble, or offline and not in the cache
-│   └── PushRefused       the Hub said no to a push
+│   ├── PushRefused       the Hub said no to a push
+│   └── PushConflict      somebody else pushed in the meantime
 ├── UnsafeFileError       a file of a kind that could run code, or a path that leaves its folder
 ├── CorruptFileError      truncated, wrong header, bad JSON
 ├── ConfigError           also a ValueError: an unknown key, a wrong type, a value out of range
@@ -95,6 +96,10 @@ class HubUnavailable(RepoError):
 
 class PushRefused(RepoError):
     """The Hub said no to a push."""
+
+
+class PushConflict(RepoError):
+    """Somebody else pushed in the meantime."""
 
 
 class UnsafeFileError(StyleforgeError):

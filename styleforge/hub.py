@@ -23,7 +23,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from huggingface_hub import HfApi, ModelHubMixin, hf_hub_download
+from huggingface_hub import CommitOperationAdd, HfApi, ModelHubMixin, hf_hub_download
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import httpx
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ from .errors import (
     GatedRepo,
     HubUnavailable,
     NotAStyle,
+    PushConflict,
     PushRefused,
     RepoError,
     RepoNotFound,
@@ -54,6 +55,7 @@ WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "README.md"
 MAX_CONFIG_BYTES = 64 * 1024
 BUNDLED = Path(__file__).with_name("styles")
+_LITTER = (".tmp", ".part", ".incomplete")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -244,7 +246,7 @@ class PretrainedMixin(
             weights.write(temporary / WEIGHTS_NAME, tensors)
             write_text(temporary / CONFIG_NAME, json.dumps(config, indent=2) + "\n")
             if not (folder / CARD_NAME).exists():
-                write_text(temporary / CARD_NAME, card.render(config, **(card_facts or {})))
+                write_text(temporary / CARD_NAME, str(self.generate_model_card(**(card_facts or {}))))
         return folder
 
     def push_to_hub(  # type: ignore[override]
@@ -264,8 +266,7 @@ class PretrainedMixin(
             The address of the commit, or of the pull request.
         """
         with tempfile.TemporaryDirectory() as temporary:
-            facts = {"repo": repo_id if "/" in repo_id else None, **(card_facts or {})}
-            folder = self.save_pretrained(Path(temporary) / "style", card_facts=facts)
+            folder = self.save_pretrained(Path(temporary) / "style", card_facts=card_facts)
             return push_folder(
                 folder,
                 repo_id,
@@ -280,7 +281,9 @@ class PretrainedMixin(
         """The model card as `huggingface_hub.ModelCard`; `facts` as in :func:`styleforge.card.render`."""
         from huggingface_hub import ModelCard
 
-        return ModelCard(card.render({"_class_name": type(self).__name__, **self.config}, **facts))
+        config = {"_class_name": type(self).__name__, **self.config}
+        of_class = [tag for tag in self._hub_mixin_info.model_card_data.tags or [] if tag != "model_hub_mixin"]
+        return ModelCard(card.render(config, **{**facts, "tags": [*of_class, *(facts.get("tags") or [])]}))
 
 
 class _WithoutDrawing(TorchFunctionMode):
@@ -408,10 +411,18 @@ def push_folder(
     Raises:
         NotAStyle: the folder holds no style.
         PushRefused: no token, no right to write there, or `private` where everybody can read already.
+        PushConflict: somebody else pushed in the meantime; nothing of this push arrives.
         HubUnavailable: network trouble.
     """
     folder = Path(folder)
     _local(folder, str(folder))  # raises when it is not a style
+    if create_pr and revision not in (None, "main"):
+        raise PushRefused(
+            "A pull request goes to the main branch",
+            where=repo_id,
+            found=f"create_pr=True with revision={revision!r}",
+            todo="Leave out one of the two.",
+        )
     api = HfApi(token=token)
     with _hub_errors(repo_id, revision, pushing=True):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -422,16 +433,40 @@ def push_folder(
                 found="private=True",
                 todo="Make it private on its page on the Hub, or push without private=True.",
             )
-        keep = [CARD_NAME] if api.file_exists(repo_id, CARD_NAME, revision=revision) else []
-        commit = api.upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
+        # Of two pushes at once the second would be based on an old commit, and is refused.
+        head = api.repo_info(repo_id, revision=revision).sha
+        there = set(api.list_repo_files(repo_id, revision=head))
+        commit = api.create_commit(
+            repo_id,
+            [
+                CommitOperationAdd(name, _at_home(path, repo_id))
+                for name, path in _publishable(folder)
+                if not (name.endswith(CARD_NAME) and name in there)
+            ],
             commit_message=commit_message or f"Upload style with styleforge {__version__}",
             revision=revision,
             create_pr=create_pr,
-            ignore_patterns=[*keep, ".*", "*/.*", "*.tmp*", *(f"*{suffix}" for suffix in _PICKLES)],
+            parent_commit=head,
         )
         return commit.pr_url or commit.commit_url
+
+
+def _at_home(path: Path, repo_id: str) -> Path | bytes:
+    """A file to upload; a card that did not know yet where it would live now does."""
+    if path.name != CARD_NAME:
+        return path
+    return path.read_text(encoding="utf-8").replace(card.SOMEWHERE, repo_id).encode()
+
+
+def _publishable(folder: Path) -> list[tuple[str, Path]]:
+    """Names in the repository and paths of what belongs to a style: no hidden or unfinished files, no pickles."""
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return [
+        (name, path)
+        for name, path in files.items()
+        if not any(part.startswith(".") for part in name.split("/"))
+        and path.suffix.lower() not in (*_PICKLES, *_LITTER)
+    ]
 
 
 def _local(folder: Path, where: str) -> StyleFiles:
@@ -633,7 +668,13 @@ def _hub_errors(
         raise _refused(repo, error) from error
     except hub_errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
-        if pushing and status in (400, 401, 403, 409, 412):
+        if pushing and status == 412:
+            raise PushConflict(
+                "Somebody else has pushed to this repository in the meantime",
+                where=repo,
+                todo="Look at what changed on the Hub, and push again.",
+            ) from error
+        if pushing and status in (400, 401, 403, 409):
             raise _refused(repo, error) from error
         if status in (401, 403):
             raise GatedRepo(

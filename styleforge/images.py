@@ -149,7 +149,9 @@ def read(source: Source, policy: ImagePolicy = DEFAULT_POLICY) -> Picture:
         where = os.fsdecode(source)
         with _reading(where):
             if not stat.S_ISREG(os.stat(source).st_mode):  # a pipe would block, /dev/zero never ends
-                raise ImageUnreadable("Cannot read the picture", where=where, found="no regular file")
+                raise ImageUnreadable(
+                    "Cannot read the picture", where=where, found="no regular file", todo="Give the path of a picture."
+                )
             with open(source, "rb") as file:
                 return _from_file(file, where, policy)
     if hasattr(source, "read"):
@@ -157,7 +159,12 @@ def read(source: Source, policy: ImagePolicy = DEFAULT_POLICY) -> Picture:
         with _reading(where):
             return _from_file(io.BytesIO(read_at_most(source, policy.max_bytes, where)), where, policy)
     allowed = "a path, URL, bytes, binary file, PIL image, numpy array or tensor"
-    raise ImageError("Cannot read a picture from this", found=f"a {type(source).__name__}", allowed=allowed)
+    raise ImageError(
+        "Cannot read a picture from this",
+        found=f"a {type(source).__name__}",
+        allowed=allowed,
+        todo="Give one of these.",
+    )
 
 
 # ---------------------------------------------------------------------------------------------- files
@@ -171,7 +178,7 @@ def _reading(where: str, what: str = "Cannot read the picture") -> Iterator[None
     except ImageError:
         raise
     except Image.DecompressionBombError as error:  # of a GIF's frame, which Pillow checks by itself
-        raise ImageTooLarge(what, where=where, found=str(error)) from error
+        raise ImageTooLarge(what, where=where, found=error, todo="Make it smaller first.") from error
     except Exception as error:
         todo = "Check that it is there, complete, and opens in a viewer."
         raise ImageUnreadable(what, where=where, found=f"{type(error).__name__}: {error}", todo=todo) from error
@@ -247,7 +254,7 @@ def _check_png(file: BinaryIO) -> None:
 def _check_size(width: int, height: int, where: str, policy: ImagePolicy) -> None:
     found = f"{width:,} x {height:,} pixels"
     if width < 1 or height < 1:
-        raise ImageError("The picture is empty", where=where, found=found)
+        raise ImageError("The picture is empty", where=where, found=found, todo="Give one with pixels.")
     if max(width, height) > policy.max_side or width * height > policy.max_pixels:
         allowed = f"{policy.max_pixels / 1e6:g} megapixels, sides up to {policy.max_side:,}"
         todo = "Make it smaller first."
@@ -270,7 +277,8 @@ def _from_pil(image: Image.Image, where: str, policy: ImagePolicy) -> Picture:
     tiles = getattr(image, "tile", None)  # what is left to decode; nothing after load()
     if tiles and (found := {"MPO": "JPEG"}.get(image.format, image.format)) not in policy.formats:
         allowed = ", ".join(policy.formats)
-        raise ImageFormatRefused("This format is not read", where=where, found=found, allowed=allowed)
+        todo = "Convert it to PNG or JPEG first."
+        raise ImageFormatRefused("This format is not read", where=where, found=found, allowed=allowed, todo=todo)
     if tiles and hasattr(image, "tag_v2"):
         _check_tiff(image.tag_v2, where, policy)
         # Otherwise Pillow allocates this after a look at its own limit (see _identify).
@@ -315,7 +323,8 @@ def _channels(image: Image.Image, packing: object, where: str) -> tuple[np.ndarr
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             found = f"values from {values.min()} to {values.max()}"
-            raise ImageError("Integer grey out of range", where=where, found=found, allowed="0 to 65535")
+            todo = "Scale it to 16 bit first."
+            raise ImageError("Integer grey out of range", where=where, found=found, allowed="0 to 65535", todo=todo)
         values = values.astype(np.uint16)
         if profile:  # lcms gives 8-bit RGB only; a curve through its 256 answers keeps all 65536 levels
             ramp = _srgb(_ramp(), profile, where)
@@ -391,7 +400,10 @@ def _from_array(array: np.ndarray, where: str, policy: ImagePolicy) -> Picture:
         array = array * np.uint8(255)
     elif array.dtype.kind != "u" or array.dtype.itemsize > 2:
         allowed = "bool, uint8, uint16, or floats in [0, 1]"
-        raise ImageError("This is not the type of a picture", where=where, found=array.dtype, allowed=allowed)
+        todo = "Convert it, for instance with .astype(np.uint8)."
+        raise ImageError(
+            "This is not the type of a picture", where=where, found=array.dtype, allowed=allowed, todo=todo
+        )
     array = array.astype(array.dtype.newbyteorder("="))  # a copy: the caller may go on writing to his
     rgb = np.ascontiguousarray(array[..., :3]) if array.shape[2] > 2 else _grey(array[..., 0])
     return Picture(rgb, array[..., -1].copy() if array.shape[2] in (2, 4) else None, where)
@@ -431,7 +443,10 @@ def to_pil(image: Tensor, alpha: np.ndarray | None = None) -> Image.Image:
     if planes.ndim != 3 or planes.shape[0] != 3 or planes.numel() == 0 or not planes.is_floating_point():
         found = f"{shape} of {image.dtype}"
         raise ImageError(
-            "Cannot make a picture of this tensor", found=found, allowed="floats (3, H, W) or (1, 3, H, W)"
+            "Cannot make a picture of this tensor",
+            found=found,
+            allowed="floats (3, H, W) or (1, 3, H, W)",
+            todo="Give one picture of a batch at a time.",
         )
     planes = planes.float()
     if not torch.isfinite(planes).all():
@@ -442,7 +457,12 @@ def to_pil(image: Tensor, alpha: np.ndarray | None = None) -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(rgb))
     if alpha.shape != rgb.shape[:2] or alpha.dtype not in (np.uint8, np.uint16):
         found = f"{alpha.shape} of {alpha.dtype}"
-        raise ImageError("The alpha does not fit", found=found, allowed=f"{rgb.shape[:2]} of uint8 or uint16")
+        raise ImageError(
+            "The alpha does not fit",
+            found=found,
+            allowed=f"{rgb.shape[:2]} of uint8 or uint16",
+            todo="Give the alpha of the same picture.",
+        )
     if alpha.dtype == np.uint16:
         alpha = ((alpha.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     return Image.fromarray(np.dstack([rgb, alpha]))
@@ -473,7 +493,9 @@ def save(image: Image.Image, path: str | os.PathLike, *, quality: int = 95) -> P
     chosen = options.get(path.suffix.lower())
     if chosen is None:
         known = ", ".join(sorted(options))
-        raise ImageError("Cannot save to this suffix", where=path, found=repr(path.suffix), allowed=known)
+        raise ImageError(
+            "Cannot save to this suffix", where=path, found=repr(path.suffix), allowed=known, todo="Rename it."
+        )
     if chosen["format"] == "JPEG" and image.has_transparency_data:
         todo = f"Use {path.with_suffix('.png').name}, or drop the alpha with image.convert('RGB')."
         raise ImageError("A JPEG would lose the transparency", where=path, found=f"mode {image.mode}", todo=todo)
@@ -485,7 +507,11 @@ def save(image: Image.Image, path: str | os.PathLike, *, quality: int = 95) -> P
         plain.save(encoded, **chosen)
         write_bytes(path, encoded.getvalue())
     except Exception as error:
-        raise ImageError("Cannot save the picture", where=path, found=f"{type(error).__name__}: {error}") from error
+        found, todo = (
+            f"{type(error).__name__}: {error}",
+            "Check the folder, the free space, and what the format can hold.",
+        )
+        raise ImageError("Cannot save the picture", where=path, found=found, todo=todo) from error
     return path
 
 
@@ -520,9 +546,12 @@ def pad(image: Tensor, multiple: int = 1, smallest: int = 1) -> tuple[Tensor, Cr
         ConfigError: when `multiple` or `smallest` is less than 1.
     """
     if multiple < 1 or smallest < 1:
-        raise ConfigError("Cannot pad by this", found=f"multiple={multiple}, smallest={smallest}", allowed=">= 1")
+        raise ConfigError(
+            "Cannot pad by this", found=f"multiple={multiple}, smallest={smallest}", allowed=">= 1", todo="Give 1."
+        )
     if image.ndim != 4 or 0 in image.shape[2:]:
-        raise ImageError("Cannot pad this", found=tuple(image.shape), allowed="(B, C, H, W) with pixels")
+        allowed, todo = "(B, C, H, W) with pixels", "Add the missing dimension with [None]."
+        raise ImageError("Cannot pad this", found=tuple(image.shape), allowed=allowed, todo=todo)
     height, width = image.shape[2:]
     box = Crop(0, 0, height, width)
     for dim, length in ((2, height), (3, width)):
@@ -541,7 +570,8 @@ def crop(image: Tensor, box: Crop) -> Tensor:
     """
     top, left, height, width = box
     if min(top, left) < 0 or top + height > image.shape[-2] or left + width > image.shape[-1]:
-        raise ImageError("Cannot crop this", found=tuple(image.shape), allowed=f"at least {box}")
+        todo = "Give the box that pad() returned for it."
+        raise ImageError("Cannot crop this", found=tuple(image.shape), allowed=f"at least {box}", todo=todo)
     if (height, width) == tuple(image.shape[-2:]):
         return image
     return image[..., top : top + height, left : left + width]

@@ -214,7 +214,7 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
         facts = _card_facts(config, method, done, seconds + time.monotonic() - started)
         for name, style in styles.items():
             folder = style.eval().save_pretrained(run / "style" / name)
-            write_text(folder / CARD_NAME, str(style.generate_model_card(**facts)))
+            write_text(folder / CARD_NAME, str(style.generate_model_card(**facts, subfolder=name)))
         _sheet(run / "samples" / "latest.jpg", method, styles, preview, device)
     accelerator.wait_for_everyone()
     if stopped:

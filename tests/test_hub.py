@@ -33,6 +33,7 @@ from styleforge.errors import (
     HubUnavailable,
     NonFiniteWeights,
     NotAStyle,
+    PushConflict,
     PushRefused,
     RepoNotFound,
     RevisionNotFound,
@@ -208,6 +209,30 @@ def test_pull_request(hub, network):
     assert bits(ResnetGenerator.from_pretrained(REPO, revision="refs/pr/1")) == bits(tiny(1))
     with pytest.raises(PushRefused, match="create_pr"):
         tiny(1).push_to_hub(REPO, create_pr=True, revision="v1")
+
+
+def test_of_two_pushes_at_once_the_second_is_refused(hub, network):
+    network.push_to_hub(REPO)
+
+    def overtake(request):
+        if request.method == "POST" and "/commit/" in request.path:
+            hub.before = None
+            hub.add(REPO, {"x": b"overtaken"})
+
+    hub.before = overtake
+    with pytest.raises(PushConflict, match="Somebody else"):
+        tiny(1).push_to_hub(REPO)
+    assert hub.before is None
+    assert bits(ResnetGenerator.from_pretrained(REPO)) == bits(network)
+
+
+def test_a_card_of_a_run_learns_where_it_lives(hub, network, tmp_path):
+    folder = network.save_pretrained(tmp_path / "style")
+    before = (folder / "README.md").read_text()
+    assert '"organisation/name"' in before
+    push_folder(folder, REPO)
+    assert f'from_pretrained("{REPO}")' in hub.files(REPO)["README.md"].decode()
+    assert (folder / "README.md").read_text() == before
 
 
 def test_private(hub, network):
