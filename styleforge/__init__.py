@@ -1,7 +1,7 @@
 """styleforge: GAN image style, from two lines of code.
 
 >>> from styleforge import StylePipeline
->>> pipe = StylePipeline.from_pretrained("cut-monet")
+>>> pipe = StylePipeline.from_pretrained("fastcut-monet")
 >>> pipe("photo.jpg").save("painting.png")
 """
 

@@ -26,7 +26,7 @@ LUMA = (0.299, 0.587, 0.114)  # BT.601, as Pillow's conversion to grey
 class StylePipeline:
     """Applies a style to pictures.
 
-    >>> pipe = StylePipeline.from_pretrained("cut-monet")
+    >>> pipe = StylePipeline.from_pretrained("fastcut-monet")
     >>> pipe("photo.jpg").save("painting.png")
 
     Args:

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -174,7 +174,7 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
         rank=accelerator.process_index,
         processes=accelerator.num_processes,
     )
-    with _stop_signals() as stopped, draws_closed(draws):
+    with _stop_signals() as stopped, closing(draws):
         done = begun = step
         for step in range(done, config.steps):
             begin = time.perf_counter()
@@ -202,10 +202,11 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
             progress(Progress(done, config.steps, terms, speed))
             if chief and config.sample_every and done % config.sample_every == 0:
                 _sheet(run / "samples" / f"step-{done:08d}.jpg", method, styles, preview, device)
-            late = config.max_seconds and time.monotonic() - started > config.max_seconds
-            if stopped or late or done % config.save_every == 0 or done == config.steps:
+            late = config.max_seconds > 0 and time.monotonic() - started > config.max_seconds
+            ending = _anywhere(bool(stopped) or late, accelerator)
+            if ending or done % config.save_every == 0 or done == config.steps:
                 save(done)
-            if stopped or late:
+            if ending:
                 _say(accelerator, f"Stopped after step {done} of {config.steps}; the same command goes on from there.")
                 break
 
@@ -299,6 +300,13 @@ def _accelerator(config: TrainConfig) -> Accelerator:
             todo="Choose plain multi-GPU in `accelerate config`; these networks are small.",
         )
     return accelerator
+
+
+def _anywhere(flag: bool, accelerator: Accelerator) -> bool:
+    """Whether `flag` is set in any process: all must stop after the same step, or the others would wait for ever."""
+    if accelerator.num_processes == 1:
+        return flag
+    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), reduction="sum") > 0)
 
 
 def _average_gradients(parameters: list[nn.Parameter], accelerator: Accelerator) -> None:
@@ -509,15 +517,6 @@ def _stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def draws_closed(draws: Iterator[Any]) -> Iterator[None]:
-    """Let the thread that prepares batches end, however the loop does."""
-    try:
-        yield
-    finally:
-        draws.close()  # type: ignore[attr-defined]
 
 
 def _say(accelerator: Accelerator, text: str) -> None:

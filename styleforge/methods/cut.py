@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..configs import Range, Weight, Width
@@ -53,6 +54,8 @@ class CUT(Method):
         gan: weight of fooling the discriminator.
         nce: weight of the contrast between source and output.
         identity: contrast target pictures with their own translation too; calms colours, costs half the speed.
+        identity_l1: weight of leaving target pictures alone, L1, as CycleGAN has it: keeps colours from drifting.
+            Not in the paper; use it without `identity`.
         flip_equivariance: translate mirrored pictures in half of the turns.
         nce_blocks: residual blocks whose output is compared, beside the picture and both steps down.
         patches: places compared in each feature map.
@@ -79,6 +82,7 @@ class CUT(Method):
         gan: Weight = 1.0,
         nce: Weight = 1.0,
         identity: bool = True,
+        identity_l1: Weight = 0.0,
         flip_equivariance: bool = False,
         nce_blocks: list[int] = (0, 4),  # type: ignore[assignment]
         patches: Annotated[int, Range(1, 4096)] = 256,
@@ -95,7 +99,8 @@ class CUT(Method):
                 allowed=f"0 to {blocks - 1}",
                 todo="Give fewer nce_blocks, or more blocks.",
             )
-        self.adversarial, self.gan, self.nce, self.identity = adversarial, gan, nce, identity
+        self.adversarial, self.gan, self.nce = adversarial, gan, nce
+        self.identity, self.identity_l1 = identity, identity_l1
         self.flip_equivariance, self.nce_blocks = flip_equivariance, tuple(sorted(set(nce_blocks)))
         self.patches, self.temperature = patches, temperature
         self.lr, self.discriminator_lr = lr, lr if discriminator_lr is None else discriminator_lr
@@ -125,6 +130,9 @@ class CUT(Method):
         terms = {"fool": self.gan * fool, "nce": share * self._contrast(batch, "source", fake)}
         if self.identity:
             terms["nce_identity"] = share * self._contrast(batch, "target", batch["identity"])
+        if self.identity_l1:
+            target = batch["target"].flip(3) if self._flipped(batch) else batch["target"]
+            terms["identity"] = self.identity_l1 * F.l1_loss(batch["identity"], target)
         return terms
 
     def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
@@ -133,9 +141,10 @@ class CUT(Method):
     def _fake(self, batch: Batch) -> Tensor:
         """The newest fake with its graph: one forward pass serves both players."""
         if "fake" not in batch:
-            images = torch.cat([batch["source"], batch["target"]]) if self.identity else batch["source"]
+            both = self.identity or self.identity_l1 > 0
+            images = torch.cat([batch["source"], batch["target"]]) if both else batch["source"]
             fakes = self.generator(images.flip(3) if self._flipped(batch) else images)
-            batch["fake"], batch["identity"] = fakes.split(len(batch["source"])) if self.identity else (fakes, fakes)
+            batch["fake"], batch["identity"] = fakes.split(len(batch["source"])) if both else (fakes, fakes)
         return batch["fake"]
 
     def _contrast(self, batch: Batch, name: str, output: Tensor) -> Tensor:
