@@ -47,6 +47,7 @@ class CUT(Method):
         blocks: its residual blocks; 6 at 128 px, 9 from 256 px on.
         downsample: see :class:`~styleforge.models.ResnetGenerator`.
         upsample: see there.
+        border: see there.
         discriminator_width: base channels of the discriminator.
         discriminator_layers: 3 judges patches of 70 px, 2 of 34 px (better for textures at 128 px).
         discriminator_downsample: see :class:`~styleforge.models.PatchDiscriminator`.
@@ -75,6 +76,7 @@ class CUT(Method):
         blocks: Annotated[int, Range(1, 64)] = 9,
         downsample: Literal["stride", "blur"] = "blur",
         upsample: Literal["transpose", "resize", "blur"] = "blur",
+        border: Literal["zero", "reflect"] = "zero",
         discriminator_width: Width = 64,
         discriminator_layers: Annotated[int, Range(1, 8)] = 3,
         discriminator_downsample: Literal["stride", "blur"] = "blur",
@@ -104,7 +106,9 @@ class CUT(Method):
         self.flip_equivariance, self.nce_blocks = flip_equivariance, tuple(sorted(set(nce_blocks)))
         self.patches, self.temperature = patches, temperature
         self.lr, self.discriminator_lr = lr, lr if discriminator_lr is None else discriminator_lr
-        self.generator = ResnetGenerator(width=width, blocks=blocks, downsample=downsample, upsample=upsample)
+        self.generator = ResnetGenerator(
+            width=width, blocks=blocks, downsample=downsample, upsample=upsample, border=border
+        )
         self.heads = PatchHeads([3, 2 * width, 4 * width, *[4 * width] * len(self.nce_blocks)], head_width)
         self.discriminator = PatchDiscriminator(
             width=discriminator_width, layers=discriminator_layers, downsample=discriminator_downsample

@@ -22,6 +22,7 @@ class CycleGAN(Method):
         blocks: their residual blocks; 6 at 128 px, 9 from 256 px on.
         downsample: see :class:`~styleforge.models.ResnetGenerator`.
         upsample: see there. The paper has "transpose"; "resize" leaves no checkerboard.
+        border: see there.
         discriminator_width: base channels of the discriminators.
         discriminator_layers: 3 judges patches of 70 px, 2 of 34 px (better for textures at 128 px).
         discriminator_downsample: see :class:`~styleforge.models.PatchDiscriminator`.
@@ -43,6 +44,7 @@ class CycleGAN(Method):
         blocks: Annotated[int, Range(0, 64)] = 9,
         downsample: Literal["stride", "blur"] = "stride",
         upsample: Literal["transpose", "resize", "blur"] = "resize",
+        border: Literal["zero", "reflect"] = "zero",
         discriminator_width: Width = 64,
         discriminator_layers: Annotated[int, Range(1, 8)] = 3,
         discriminator_downsample: Literal["stride", "blur"] = "stride",
@@ -58,7 +60,7 @@ class CycleGAN(Method):
         self.lr, self.discriminator_lr = lr, lr if discriminator_lr is None else discriminator_lr
 
         def generator() -> ResnetGenerator:
-            return ResnetGenerator(width=width, blocks=blocks, downsample=downsample, upsample=upsample)
+            return ResnetGenerator(width=width, blocks=blocks, downsample=downsample, upsample=upsample, border=border)
 
         def discriminator() -> PatchDiscriminator:
             return PatchDiscriminator(

@@ -11,6 +11,8 @@ from ..configs import Channels, Range, Width
 from ..hub import Capabilities, PretrainedMixin
 from ..layers import BlurDown, BlurUp, init_normal, norm
 
+_PADDING = {"zero": "zeros", "reflect": "reflect"}  # our word: torch's
+
 
 class ResidualBlock(nn.Module):
     """conv3, norm, ReLU, [dropout], conv3, norm, plus the input."""
@@ -32,9 +34,11 @@ class ResidualBlock(nn.Module):
 class Down(nn.Module):
     """Halve the size: conv3 with stride 2, or conv3 and then a blur, as CUT does against aliasing."""
 
-    def __init__(self, inputs: int, outputs: int, kind: Literal["instance", "batch"], blur: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, kind: Literal["instance", "batch"], blur: bool, border: str) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 3, stride=1 if blur else 2, padding=1, bias=False)
+        self.conv = nn.Conv2d(
+            inputs, outputs, 3, stride=1 if blur else 2, padding=1, padding_mode=_PADDING[border], bias=False
+        )
         self.norm = norm(kind, outputs)
         self.blur = BlurDown() if blur else nn.Identity()
 
@@ -56,6 +60,7 @@ class Up(nn.Module):
         outputs: int,
         kind: Literal["instance", "batch"],
         mode: Literal["transpose", "resize", "blur"],
+        border: str,
     ) -> None:
         super().__init__()
         if mode == "transpose":
@@ -65,7 +70,7 @@ class Up(nn.Module):
             )
         else:
             self.resize = BlurUp() if mode == "blur" else nn.Upsample(scale_factor=2, mode="nearest")
-            self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+            self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode=_PADDING[border], bias=False)
         self.norm = norm(kind, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,6 +93,9 @@ class ResnetGenerator(PretrainedMixin, tags=["image-to-image", "resnet"]):
         dropout: dropout of one half inside the blocks, while training.
         downsample: "stride" (CycleGAN) or "blur" (CUT, against aliasing).
         upsample: "transpose" (CycleGAN; prone to checkerboards), "resize" (nearest) or "blur" (CUT).
+        border: padding of the convolutions on the way down and up, "zero" as in the papers, or "reflect", which
+            tells the network less about where the edge is (a transposed convolution keeps zeros). With zeros,
+            CUT's contrast may teach it stripes along the edges.
     """
 
     capabilities = Capabilities(multiple=4, smallest=8)
@@ -103,14 +111,19 @@ class ResnetGenerator(PretrainedMixin, tags=["image-to-image", "resnet"]):
         dropout: bool = False,
         downsample: Literal["stride", "blur"] = "stride",
         upsample: Literal["transpose", "resize", "blur"] = "transpose",
+        border: Literal["zero", "reflect"] = "zero",
     ) -> None:
         super().__init__()
         blur = downsample == "blur"
         self.stem = nn.Conv2d(in_channels, width, 7, padding=3, padding_mode="reflect", bias=False)
         self.stem_norm = _norm(norm, width)
-        self.down = nn.ModuleList([Down(width, 2 * width, norm, blur), Down(2 * width, 4 * width, norm, blur)])
+        self.down = nn.ModuleList(
+            [Down(width, 2 * width, norm, blur, border), Down(2 * width, 4 * width, norm, blur, border)]
+        )
         self.blocks = nn.ModuleList([ResidualBlock(4 * width, norm, dropout) for _ in range(blocks)])
-        self.up = nn.ModuleList([Up(4 * width, 2 * width, norm, upsample), Up(2 * width, width, norm, upsample)])
+        self.up = nn.ModuleList(
+            [Up(4 * width, 2 * width, norm, upsample, border), Up(2 * width, width, norm, upsample, border)]
+        )
         self.head = nn.Conv2d(width, out_channels, 7, padding=3, padding_mode="reflect")
         init_normal(self)
 
