@@ -173,7 +173,7 @@ def cut(heads):
     name = "train_cut"
     io = golden.tensors(name)
     method = methods.build(
-        "cut", {"width": 4, "blocks": 6, "discriminator_width": 4, "patches": 16, "head_width": 16}
+        "cut", {"width": 4, "blocks": 6, "border": "zero", "discriminator_width": 4, "patches": 16, "head_width": 16}
     ).double()
     method.heads = heads([3, 8, 16, 16, 16], 16)
     # Upstream's two convolutions on the way down have biases, that PatchNCE sees in front of the norm. In ours the

@@ -47,7 +47,8 @@ class CUT(Method):
         blocks: its residual blocks; 6 at 128 px, 9 from 256 px on.
         downsample: see :class:`~styleforge.models.ResnetGenerator`.
         upsample: see there.
-        border: see there.
+        border: see there. The paper has "zero"; with it our generator learnt stripes along the edges, by which the
+            contrast told places of an even sky apart, and "reflect" cured it.
         discriminator_width: base channels of the discriminator.
         discriminator_layers: 3 judges patches of 70 px, 2 of 34 px (better for textures at 128 px).
         discriminator_downsample: see :class:`~styleforge.models.PatchDiscriminator`.
@@ -76,7 +77,7 @@ class CUT(Method):
         blocks: Annotated[int, Range(1, 64)] = 9,
         downsample: Literal["stride", "blur"] = "blur",
         upsample: Literal["transpose", "resize", "blur"] = "blur",
-        border: Literal["zero", "reflect"] = "zero",
+        border: Literal["zero", "reflect"] = "reflect",
         discriminator_width: Width = 64,
         discriminator_layers: Annotated[int, Range(1, 8)] = 3,
         discriminator_downsample: Literal["stride", "blur"] = "blur",
