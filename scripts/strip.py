@@ -1,6 +1,7 @@
-"""Draw the before/after strip of a style from scikit-learn's two photographs: python scripts/strip.py STYLE FILE
+"""Draw the strip of a style, photograph, half strength, full: python scripts/strip.py STYLE FILE [PHOTO]
 
-The photographs are CC BY 2.0 (see scikit-learn's sklearn/datasets/images/README.txt); credit them where you show it.
+Without PHOTO it takes scikit-learn's Summer Palace, which is CC BY 2.0 (see its sklearn/datasets/images/README.txt):
+credit it where you show it.
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ from styleforge import StylePipeline, images
 
 
 def main() -> None:
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4):
         raise SystemExit(__doc__)
-    import sklearn.datasets
+    if len(sys.argv) == 4:
+        photo = Image.open(sys.argv[3]).convert("RGB")
+    else:
+        import sklearn.datasets
 
-    folder = Path(sklearn.datasets.__file__).parent / "images"
+        photo = Image.open(Path(sklearn.datasets.__file__).parent / "images" / "china.jpg").convert("RGB")
     pipe = StylePipeline.from_pretrained(sys.argv[1])
-    tiles = []
-    for name in ("china.jpg", "flower.jpg"):
-        photo = Image.open(folder / name).convert("RGB")
-        tiles += [photo, pipe(photo)]
-    gap, width, height = 6, tiles[0].width, tiles[0].height
-    strip = Image.new("RGB", (2 * width + gap, 2 * height + gap), "white")
+    tiles = [pipe(photo, strength=strength) for strength in (0, 0.5, 1)]
+    gap = 6
+    strip = Image.new("RGB", (3 * photo.width + 2 * gap, photo.height), "white")
     for index, tile in enumerate(tiles):
-        strip.paste(tile, (index % 2 * (width + gap), index // 2 * (height + gap)))
+        strip.paste(tile, (index * (photo.width + gap), 0))
     print(images.save(strip, sys.argv[2], quality=88))
 
 
