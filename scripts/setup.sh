@@ -12,5 +12,4 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 # torch by itself first: asked for by range, pip may take a newer build with gigabytes of CUDA.
 .venv/bin/pip install --quiet "$torch" 2> >(grep -v 'is ignored: it is neither' >&2)
 .venv/bin/pip install --quiet --editable ".[$extras]" 2> >(grep -v 'is ignored: it is neither' >&2)
-rm -f .venv/.styleforge-*
 touch "$stamp"
