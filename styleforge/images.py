@@ -177,7 +177,7 @@ def _reading(where: str, what: str = "Cannot read the picture") -> Iterator[None
         yield
     except ImageError:
         raise
-    except Image.DecompressionBombError as error:  # of a GIF's frame, which Pillow checks by itself
+    except Image.DecompressionBombError as error:  # of a GIF's frame or a WebP, which Pillow checks by itself
         raise ImageTooLarge(what, where=where, found=error, todo="Make it smaller first.") from error
     except Exception as error:
         todo = "Check that it is there, complete, and opens in a viewer."
@@ -202,7 +202,8 @@ def _identify(file: BinaryIO, where: str, policy: ImagePolicy) -> Image.Image:
     """Pillow's `Image.open(file, formats=...)` without its own limit of 179 megapixels.
 
     That limit is a global of the process: neither a larger nor a smaller one can be had by changing it
-    without a race between threads. The registry of plugins is public.
+    without a race between threads. The registry of plugins is public. (From Pillow 13 on the WebP plugin looks at
+    the limit by itself, so a WebP of more than 179 megapixels is too large, by that error of ours.)
     """
     Image.init()
     file.seek(0)
