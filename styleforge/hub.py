@@ -216,7 +216,15 @@ class PretrainedMixin(
         tensors = weights.read(files.weights)
         weights.check_finite(tensors, where=f"{WEIGHTS_NAME} of {files.where}")
         network.load_state_dict(tensors, strict=True, assign=True)
-        return network.to(device=device, dtype=dtype).eval()
+        try:
+            return network.to(device=device, dtype=dtype).eval()
+        except (RuntimeError, AssertionError) as error:  # no such kind of device, none of them here, or full
+            raise ConfigError(
+                "This device cannot be used",
+                found=f"{str(device)!r} ({_first_line(error)})",
+                allowed="cpu, or cuda, mps, xpu where torch finds one",
+                todo="Choose another device.",
+            ) from error
 
     # -- saving --
 

@@ -279,9 +279,7 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
     except ImportError as error:
-        raise MissingExtra(
-            "Training needs accelerate", todo="Install it with: pip install 'styleforge[train]'"
-        ) from error
+        raise MissingExtra("Training needs accelerate", todo="Install it with: pip install accelerate") from error
     bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_is_fast())
     AcceleratorState._reset_state()  # else a second run in this process is bound to the precision of the first
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")

@@ -86,6 +86,7 @@ def test_without_style_it_takes_the_bundled_one(call, photo):
     [
         (["stylize", "PHOTO", "-s", "no-such-style"], 1, "No such style"),
         (["stylize", "PHOTO", "-s", "STYLE", "--strength", "2"], 1, "0 to 1"),
+        (["stylize", "PHOTO", "-s", "STYLE", "--device", "gpu"], 1, "device cannot be used"),
         (["stylize"], 2, "PICTURES"),
         (["train", "cyclgan"], 2, "Did you mean 'cyclegan'"),
         (["train", "cyclegan"], 2, "--source"),

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from styleforge import StylePipeline, checkpoint, methods
-from styleforge.errors import CheckpointError, ConfigError, DataError, TrainingDiverged, UnknownName
+from styleforge.errors import CheckpointError, ConfigError, DataError, MissingExtra, TrainingDiverged, UnknownName
 from styleforge.methods.base import Batch, Method, Player
 from styleforge.train import TrainConfig, _under, learning_rate, train
 
@@ -330,6 +330,12 @@ def test_a_full_disk_at_a_save_keeps_the_checkpoint_before(config, monkeypatch):
         with pytest.raises(OSError, match="No space"):
             train(config(), quiet)
     assert {p: p.read_bytes() for p in root.rglob("*") if p.is_file()} == before
+
+
+def test_without_accelerate_it_says_how_to_get_it(config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(MissingExtra, match="pip install accelerate"):
+        train(config(), quiet)
 
 
 def test_two_processes_that_do_not_know_of_each_other_are_refused(config, monkeypatch):
