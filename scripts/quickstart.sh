@@ -11,4 +11,4 @@ if [ -z "$photo" ]; then
 print(pathlib.Path(u.find_spec("sklearn").origin).parent / "datasets/images/china.jpg")')
 fi
 export HF_HUB_OFFLINE=1  # the bundled style needs no Hub
-.venv/bin/styleforge stylize "$photo" --output "quickstart/$(basename "${photo%.*}")-styled.png"
+.venv/bin/styleforge stylize "$photo" --output "$PWD/quickstart/$(basename "${photo%.*}")-styled.png"
