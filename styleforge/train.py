@@ -391,9 +391,9 @@ def _remember(config: TrainConfig, run: Path, chief: bool) -> None:
     path = run / "train.json"
     if path.exists():
         try:
-            before = json.loads(path.read_text())
-        except ValueError as error:
-            raise ConfigError("train.json is not JSON", where=path, found=error, todo="Repair or remove it.") from error
+            before = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ConfigError("train.json is damaged", where=path, found=error, todo="Repair or remove it.") from error
         now = asdict(config)
         for table in (before, now):  # what is set, whether by hand or by default
             table["settings"] = {**methods.settings(config.method), **table.get("settings", {})}
@@ -402,8 +402,8 @@ def _remember(config: TrainConfig, run: Path, chief: bool) -> None:
             if before.get(key, now[key]) != now[key]:
                 was, wanted = before[key], now[key]
                 if key == "settings":
-                    key = next(k for k in wanted if was.get(k) != wanted[k])
-                    was, wanted = was.get(key), wanted[key]
+                    key = next(k for k in {**wanted, **was} if was.get(k) != wanted.get(k))
+                    was, wanted = was.get(key), wanted.get(key)
                 raise ConfigError(
                     "This folder holds a run with other settings",
                     where=run,

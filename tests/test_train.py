@@ -297,6 +297,14 @@ def test_another_run_in_the_same_folder_is_refused(config):
     train(config(steps=3, settings={**SMALL, "cycle": 10.0}), quiet)  # a default, said aloud
 
 
+@pytest.mark.parametrize("text", ["{", "7", "[1]"])
+def test_a_damaged_train_json_is_named(config, tmp_path, text):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "train.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"train\.json is damaged"):
+        train(config(), quiet)
+
+
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(config):
     style = train(config(), quiet)
     newest = style.parent / "checkpoints" / "step-00000006" / checkpoint.STATE
