@@ -36,7 +36,7 @@ def save(root: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[st
     """
     folder = root / f"step-{step:08d}"
     with replacing_folder(folder, last=(MANIFEST,)) as temporary:
-        weights.write(temporary / STATE, tensors, {})
+        weights.write(temporary / STATE, tensors)
         manifest = {"step": step, "styleforge": __version__, "sha256": _sha256(temporary / STATE), **facts}
         write_text(temporary / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     for old in _folders(root)[:-keep]:

@@ -12,7 +12,7 @@ import re
 import sys
 import time
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -251,10 +251,10 @@ def _plain(words: str) -> str:
     return re.sub(r"\s+", " ", words).replace("`", "'")
 
 
-def main(run: Callable[..., Any] = cli) -> None:
+def main() -> None:
     """Run the command line; errors of ours become one sentence and exit code 1."""
     try:
-        run(standalone_mode=False)
+        cli(standalone_mode=False)
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
     except click.ClickException as error:

@@ -290,11 +290,9 @@ def _ahead(submit: Callable[..., Any], make: Callable[[int], Any], turns: range)
 
 def _read(file: Path, short_side: int) -> np.ndarray | ImageError:
     try:
-        rgb = images.read(file).rgb
+        rgb = images.to_8_bit(images.read(file).rgb)
     except ImageError as error:
         return error
-    if rgb.dtype != np.uint8:
-        rgb = ((rgb.astype(np.uint32) + 128) // 257).astype(np.uint8)
     factor = short_side / min(rgb.shape[:2])
     if factor >= 1:
         return np.ascontiguousarray(rgb)

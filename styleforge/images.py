@@ -464,9 +464,12 @@ def to_pil(image: Tensor, alpha: np.ndarray | None = None) -> Image.Image:
             allowed=f"{rgb.shape[:2]} of uint8 or uint16",
             todo="Give the alpha of the same picture.",
         )
-    if alpha.dtype == np.uint16:
-        alpha = ((alpha.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-    return Image.fromarray(np.dstack([rgb, alpha]))
+    return Image.fromarray(np.dstack([rgb, to_8_bit(alpha)]))
+
+
+def to_8_bit(array: np.ndarray) -> np.ndarray:
+    """uint16 to uint8, rounded; uint8 as it is."""
+    return array if array.dtype == np.uint8 else ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def save(image: Image.Image, path: str | os.PathLike, *, quality: int = 95) -> Path:

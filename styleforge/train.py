@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import os
 import signal
 import sys
@@ -13,15 +15,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from . import __version__, checkpoint, configs, data, methods, rng
+from . import __version__, checkpoint, configs, data, images, methods, rng
 from .configs import Range
 from .errors import CheckpointError, ConfigError, MissingExtra, TrainingDiverged
-from .files import replacing, write_text
+from .files import write_text
 from .hub import CARD_NAME
 from .methods.base import Batch, Player
 
@@ -198,7 +198,7 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
             done = step + 1
             speed = joint_batch * turns / (time.perf_counter() - begin)
             if chief and done % config.log_every == 0:
-                _log(run, {"step": done, "lr": rate, "images_per_second": round(speed, 2), **terms})
+                _log(run, {"step": done, "lr_factor": rate, "images_per_second": round(speed, 2), **terms})
             progress(Progress(done, config.steps, terms, speed))
             if chief and config.sample_every and done % config.sample_every == 0:
                 _sheet(run / "samples" / f"step-{done:08d}.jpg", method, styles, preview, device)
@@ -212,7 +212,7 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
 
     # Publish. Cards of a run tell of the run, so a longer one writes them anew; a finished one leaves them alone.
     if chief and (done > begun or not (run / "style").exists()):
-        facts = _card_facts(config, method, done, seconds + time.monotonic() - started)
+        facts = _card_facts(config, method, device, joint_batch, done, seconds + time.monotonic() - started)
         for name, style in styles.items():
             folder = style.eval().save_pretrained(run / "style" / name)
             write_text(folder / CARD_NAME, str(style.generate_model_card(**facts, subfolder=name)))
@@ -317,10 +317,7 @@ def _average_gradients(parameters: list[nn.Parameter], accelerator: Accelerator)
 
 def _average(network: nn.Module) -> Any:
     """A copy of `network` that follows it, for publishing."""
-    copy = type(network)(**network.config)  # type: ignore[operator]
-    copy.load_state_dict(network.state_dict())
-    device = next(network.parameters()).device
-    return copy.to(device).requires_grad_(False).eval()
+    return copy.deepcopy(network).requires_grad_(False).eval()
 
 
 @torch.no_grad()
@@ -416,7 +413,7 @@ def _remember(config: TrainConfig, run: Path, chief: bool) -> None:
 
 
 def _check(terms: dict[str, float], step: int, run: Path) -> None:
-    bad = [name for name, value in terms.items() if not np.isfinite(value)]
+    bad = [name for name, value in terms.items() if not math.isfinite(value)]
     if bad:
         raise TrainingDiverged(
             "A loss is not finite any more",
@@ -471,24 +468,25 @@ def _sheet(path: Path, method: Any, styles: dict[str, Any], preview: dict[str, T
     ]
     for style, was in training.items():
         style.train(was)
-    sheet = torch.cat(rows, 2)[0].float().clamp(-1, 1).add(1).mul(127.5).round().byte().cpu()
-    with replacing(path) as temporary:
-        Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(temporary, quality=92)
+    images.save(images.to_pil(torch.cat(rows, 2)), path, quality=92)
 
 
-def _card_facts(config: TrainConfig, method: Any, steps: int, seconds: float) -> dict[str, Any]:
-    count = (
-        "GPU " + torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
-    )
+def _card_facts(
+    config: TrainConfig, method: Any, device: torch.device, joint_batch: int, steps: int, seconds: float
+) -> dict[str, Any]:
+    if device.type == "cpu":
+        hardware = f"{torch.get_num_threads()} CPU threads"
+    else:
+        hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
         "name": Path(config.output).name,
         "license": config.license,
         "tags": [config.method],
         "training": {
             "Method": f"[{config.method}]({method.paper})",
-            "Steps": f"{steps} of {config.batch_size} pictures",
+            "Steps": f"{steps} of {joint_batch} pictures",
             "Size": f"{config.size} px",
-            "Time": f"{seconds / 3600:.2f} h on {count}",
+            "Time": f"{seconds / 3600:.2f} h on {hardware}",
             "Settings": ", ".join(f"{k} {v}" for k, v in config.settings.items()) or "defaults",
             "Seed": config.seed,
         },

@@ -149,7 +149,9 @@ class CUT(Method):
             both = self.identity or self.identity_l1 > 0
             images = torch.cat([batch["source"], batch["target"]]) if both else batch["source"]
             fakes = self.generator(images.flip(3) if self._flipped(batch) else images)
-            batch["fake"], batch["identity"] = fakes.split(len(batch["source"])) if both else (fakes, fakes)
+            if both:
+                fakes, batch["identity"] = fakes.split(len(batch["source"]))
+            batch["fake"] = fakes
         return batch["fake"]
 
     def _contrast(self, batch: Batch, name: str, output: Tensor) -> Tensor:
