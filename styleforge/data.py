@@ -120,7 +120,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Crop:
+class RandomCrop:
     """A random square of a picture.
 
     Attributes:
@@ -165,7 +165,7 @@ class Unpaired:
         seed: of all draws.
     """
 
-    def __init__(self, source: str | Path, target: str | Path, crop: Crop, seed: int = 0) -> None:
+    def __init__(self, source: str | Path, target: str | Path, crop: RandomCrop, seed: int = 0) -> None:
         self.crop, self.seed = crop, seed
         self.domains = {
             "source": Pictures(list_pictures(source), crop.short_side),
@@ -196,7 +196,7 @@ class Paired:
         DataError: no file of one folder has its counterpart in the other.
     """
 
-    def __init__(self, source: str | Path, target: str | Path, crop: Crop, seed: int = 0) -> None:
+    def __init__(self, source: str | Path, target: str | Path, crop: RandomCrop, seed: int = 0) -> None:
         self.crop, self.seed = crop, seed
         folders = {"source": Path(source), "target": Path(target)}
         names = {

@@ -54,7 +54,7 @@ class TrainConfig:
         sample_every: steps between sheets of samples; 0 for none.
         log_every: steps between lines in `metrics.jsonl`.
         init: folder of another run whose networks this one starts from; they must have the same shapes.
-        preview: pictures for the sheets; some of the source when null.
+        preview: folder of pictures for the sheets, for unpaired methods; some of the source when null.
         max_seconds: stop (and save) after this time; 0 for no limit.
         license: licence of the weights for the card, as the Hub names it.
         settings: settings of the method that differ from its defaults.
@@ -138,7 +138,13 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
     if device.type == "cuda":  # on CPUs the norms and pads cost more in this layout than convolutions gain
         method.to(memory_format=torch.channels_last)
     _check_size(config.size, method.styles())
-    crop = data.Crop(config.size, (config.zoom[0], config.zoom[1]), config.flip)
+    if config.preview and method.data == "paired":
+        raise ConfigError(
+            "A folder of preview pictures has no targets beside them",
+            where=config.preview,
+            todo=f"Leave out --preview: {config.method} shows pairs of the training pictures.",
+        )
+    crop = data.RandomCrop(config.size, (config.zoom[0], config.zoom[1]), config.flip)
     if config.init:
         _start_from(Path(config.init), method)
     pictures = data.KINDS[method.data](config.source, config.target, crop, config.seed)
@@ -446,8 +452,8 @@ def _preview(config: TrainConfig, method: Any, pictures: Any) -> dict[str, Tenso
     kind = method.data
     multiple = max((style.capabilities.multiple for style in method.styles().values()), default=1)
     side = -(-max(config.size, 256) // multiple) * multiple
-    look = data.Crop(side, (1.0, 1.0), flip=False)
-    if config.preview and kind == "unpaired":
+    look = data.RandomCrop(side, (1.0, 1.0), flip=False)
+    if config.preview:
         shown = {"source": data.Pictures(data.list_pictures(config.preview)[:6], side)}
     else:
         shown = pictures.domains if kind == "paired" else {"source": pictures.domains["source"]}

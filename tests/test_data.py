@@ -34,7 +34,7 @@ def shade(sample, name):
 
 
 def test_every_epoch_shows_every_picture_once(folders):
-    unpaired = data.Unpaired(*folders, data.Crop(16))
+    unpaired = data.Unpaired(*folders, data.RandomCrop(16))
     for epoch in range(3):
         seen = sorted(shade(unpaired[epoch * 7 + i], "source") for i in range(7))
         assert seen == [0, 10, 20, 30, 40, 50, 60]
@@ -46,14 +46,14 @@ def test_domains_of_equal_length_are_not_paired(tmp_path):
     for domain in "ab":
         for i in range(20):
             picture(tmp_path / domain / f"{i}.png", colour=(i, 0, i))
-    unpaired = data.Unpaired(tmp_path / "a", tmp_path / "b", data.Crop(16))
+    unpaired = data.Unpaired(tmp_path / "a", tmp_path / "b", data.RandomCrop(16))
     same = sum(shade(unpaired[i], "source") == shade(unpaired[i], "target") for i in range(400))
     # By chance 1 in 20 meets its own number: 20 of 400. Sharing an order would make it 400.
     assert 5 <= same <= 45
 
 
 def test_samples_depend_on_seed_and_index_only(folders):
-    crop = data.Crop(16, (1.0, 1.5))
+    crop = data.RandomCrop(16, (1.0, 1.5))
     one, two = data.Unpaired(*folders, crop, seed=3), data.Unpaired(*folders, crop, seed=3)
     for index in (11, 2, 30):  # in any order
         for name in ("source", "target"):
@@ -65,20 +65,20 @@ def test_samples_depend_on_seed_and_index_only(folders):
 def test_crop_is_a_square_in_range_and_flips_half(tmp_path):
     gradient = np.zeros((64, 96, 3), np.uint8)
     gradient[:, :, 0] = np.linspace(0, 255, 96, dtype=np.uint8)
-    crop = data.Crop(32, (1.0, 1.0))
+    crop = data.RandomCrop(32, (1.0, 1.0))
     results = [crop(gradient, i) for i in range(200)]
     assert all(r.shape == (3, 32, 32) and r.dtype == torch.float32 and r.abs().max() <= 1 for r in results)
     mirrored = sum(bool(r[0, 0, 0] > r[0, 0, -1]) for r in results)
     assert 70 <= mirrored <= 130
     assert not any(
-        bool(r[0, 0, 0] > r[0, 0, -1]) for r in (data.Crop(32, (1.0, 1.0), False)(gradient, i) for i in range(20))
+        bool(r[0, 0, 0] > r[0, 0, -1]) for r in (data.RandomCrop(32, (1.0, 1.0), False)(gradient, i) for i in range(20))
     )
 
 
 def test_zoom_sets_how_much_is_seen():
     ramp = np.zeros((100, 100, 3), np.uint8)
     ramp[..., 0] = np.arange(100, dtype=np.uint8)[None] * 2
-    seen = {z: data.Crop(50, (z, z), False)(ramp, 0)[0].add(1).mul(127.5) for z in (1.0, 2.0)}
+    seen = {z: data.RandomCrop(50, (z, z), False)(ramp, 0)[0].add(1).mul(127.5) for z in (1.0, 2.0)}
     spans = {z: float(x.max() - x.min()) for z, x in seen.items()}
     assert spans[1.0] == pytest.approx(198, abs=4)
     assert spans[2.0] == pytest.approx(98, abs=6)
@@ -87,7 +87,7 @@ def test_zoom_sets_how_much_is_seen():
 def test_tiny_pictures_are_enlarged(tmp_path):
     for name in "ab":
         picture(tmp_path / name / "x.png", size=(3, 2))
-    sample = data.Unpaired(tmp_path / "a", tmp_path / "b", data.Crop(32))[0]
+    sample = data.Unpaired(tmp_path / "a", tmp_path / "b", data.RandomCrop(32))[0]
     assert sample["source"].shape == (3, 32, 32)
 
 
@@ -112,7 +112,7 @@ def test_pairs_share_crop_and_mirror(tmp_path):
         picture(tmp_path / "a" / "sub" / f"{i}.png", seed=i)
         (tmp_path / "b" / "sub").mkdir(parents=True, exist_ok=True)
         Image.open(tmp_path / "a" / "sub" / f"{i}.png").save(tmp_path / "b" / "sub" / f"{i}.bmp")
-    paired = data.Paired(tmp_path / "a", tmp_path / "b", data.Crop(16, (1.0, 1.6)))
+    paired = data.Paired(tmp_path / "a", tmp_path / "b", data.RandomCrop(16, (1.0, 1.6)))
     assert len(paired) == 4
     for i in range(12):
         assert torch.equal(paired[i]["source"], paired[i]["target"])
@@ -121,15 +121,15 @@ def test_pairs_share_crop_and_mirror(tmp_path):
 def test_pairs_of_another_size_but_one_shape_are_fine_and_others_not(tmp_path):
     picture(tmp_path / "a" / "x.png", size=(40, 30))
     picture(tmp_path / "b" / "x.png", size=(80, 60))
-    assert len(data.Paired(tmp_path / "a", tmp_path / "b", data.Crop(16))) == 1
+    assert len(data.Paired(tmp_path / "a", tmp_path / "b", data.RandomCrop(16))) == 1
     picture(tmp_path / "b" / "x.png", size=(60, 80))
     with pytest.raises(DataError, match=r"= 1\.33 and 0\.75"):
-        data.Paired(tmp_path / "a", tmp_path / "b", data.Crop(16))
+        data.Paired(tmp_path / "a", tmp_path / "b", data.RandomCrop(16))
 
 
 def test_unpaired_folders_given_as_pairs(folders):
     with pytest.raises(DataError, match=r"No two files belong together.*photo 0.*cyclegan"):
-        data.Paired(*folders, data.Crop(16))
+        data.Paired(*folders, data.RandomCrop(16))
 
 
 def test_halves_without_counterpart_are_left_out_with_a_warning(tmp_path):
@@ -137,7 +137,7 @@ def test_halves_without_counterpart_are_left_out_with_a_warning(tmp_path):
         for name in names:
             picture(tmp_path / domain / f"{name}.png")
     with pytest.warns(UserWarning, match="2 pictures have no counterpart"):
-        assert len(data.Paired(tmp_path / "a", tmp_path / "b", data.Crop(16))) == 2
+        assert len(data.Paired(tmp_path / "a", tmp_path / "b", data.RandomCrop(16))) == 2
 
 
 def test_a_rotten_half_takes_its_pair_along(tmp_path):
@@ -146,7 +146,7 @@ def test_a_rotten_half_takes_its_pair_along(tmp_path):
             picture(tmp_path / domain / f"{i}.png", colour=(i, i, i))
     (tmp_path / "b" / "2.png").write_bytes(b"\x89PNG no")
     with pytest.warns(UserWarning, match=r"2\.png"):
-        paired = data.Paired(tmp_path / "a", tmp_path / "b", data.Crop(16))
+        paired = data.Paired(tmp_path / "a", tmp_path / "b", data.RandomCrop(16))
     assert len(paired) == 5
     for i in range(10):
         assert torch.equal(paired[i]["source"], paired[i]["target"])
@@ -189,7 +189,7 @@ def test_hidden_files_are_left_out(tmp_path):
 
 
 def test_processes_share_the_joint_batch(folders):
-    unpaired = data.Unpaired(*folders, data.Crop(16))
+    unpaired = data.Unpaired(*folders, data.RandomCrop(16))
     joint = list(data.batches(unpaired, 4, range(2, 5)))
     parts = [list(data.batches(unpaired, 2, range(2, 5), rank=rank, processes=2)) for rank in (0, 1)]
     for turn in range(3):

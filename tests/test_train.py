@@ -282,6 +282,17 @@ def test_a_size_that_the_network_cannot_take(config, folders):
         train(config(method="pix2pix", target=folders[0], size=48, settings=settings), quiet)
 
 
+def test_previews_are_chosen_for_unpaired_methods_only(config, folders, tmp_path):
+    style = train(config(preview=folders[1], steps=1, sample_every=1), quiet)
+    with Image.open(style.parent / "samples" / "step-00000001.jpg") as sheet:
+        assert sheet.size == (2 * 256, 5 * 256)  # source and styled, a row for each of the five pictures
+    paired = {"method": "pix2pix", "target": folders[0], "output": str(tmp_path / "paired")}
+    settings = {"width": 4, "downs": 5, "discriminator_width": 4, "discriminator_layers": 1}
+    with pytest.raises(ConfigError, match="Leave out --preview"):
+        train(config(**paired, settings=settings, preview=folders[1]), quiet)
+    assert not (tmp_path / "paired").exists()
+
+
 def test_missing_folders_leave_nothing_behind(config, tmp_path):
     with pytest.raises(DataError, match="No such folder"):
         train(config(source=str(tmp_path / "nowhere")), quiet)
