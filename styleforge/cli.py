@@ -1,4 +1,4 @@
-"""The command line: `styleforge stylize | train | push | styles`.
+"""The command line: `styleforge stylize | generate | train | push | styles`.
 
 Nothing heavy is imported before a command runs, so that `--help` answers at once. Options of `train` come from
 the same signatures that check a configuration: what a method accepts, the command line offers.
@@ -79,6 +79,9 @@ def cli() -> None:
     type=click.Path(path_type=Path),
     help="File for one picture, folder for several; beside the picture by default.",
 )
+@click.option(
+    "--reference", help="Picture to take the style from, or number of a learnt style, where the network asks."
+)
 @click.option("--strength", type=float, default=1.0, show_default=True, help="0 the picture, 1 the full style.")
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
 @click.option("--subfolder", default="", help="Folder inside the repository.")
@@ -88,6 +91,7 @@ def stylize(
     pictures: tuple[Path, ...],
     style: str | None,
     output: Path | None,
+    reference: str | None,
     strength: float,
     revision: str | None,
     subfolder: str,
@@ -108,13 +112,14 @@ def stylize(
     pipe = StylePipeline.from_pretrained(
         style, revision=revision, subfolder=subfolder, device=device, local_files_only=offline
     )
+    wanted = int(reference) if reference is not None and reference.isdecimal() else reference
     failed = 0
     for picture in pictures:
         name = f"{picture.stem}-styled.png"
         target = output / name if several and output else output or picture.with_name(name)
         begin = time.perf_counter()
         try:
-            images.save(pipe(picture, strength=strength), target)
+            images.save(pipe(picture, style=wanted, strength=strength), target)
         except StyleforgeError as error:
             failed += 1
             click.echo(f"Error: {error}", err=True)
@@ -122,6 +127,36 @@ def stylize(
         click.echo(f"{target}  ({time.perf_counter() - begin:.1f} s)")
     if failed:
         raise SystemExit(1)
+
+
+@cli.command()
+@click.option("--style", "-s", required=True, help="Folder, bundled name, or organisation/name on the Hub.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="Folder for the pictures.")
+@click.option("--count", "-n", type=click.IntRange(1), default=8, show_default=True, help="How many pictures.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed makes the same pictures.")
+@click.option("--revision", help="Branch, tag or commit on the Hub.")
+@click.option("--subfolder", default="", help="Folder inside the repository.")
+@click.option("--device", help="Where to compute, e.g. cpu or cuda; the best there is by default.")
+@click.option("--offline", is_flag=True, help="Never ask the network.")
+def generate(
+    style: str,
+    output: Path,
+    count: int,
+    seed: int,
+    revision: str | None,
+    subfolder: str,
+    device: str | None,
+    offline: bool,
+) -> None:
+    """Make new pictures from noise, with a style that starts from noise."""
+    from . import images
+    from .pipeline import StylePipeline
+
+    pipe = StylePipeline.from_pretrained(
+        style, revision=revision, subfolder=subfolder, device=device, local_files_only=offline
+    )
+    for number, picture in enumerate(pipe.generate(count, seed=seed)):
+        click.echo(images.save(picture, output / f"{seed}-{number:04d}.png"))
 
 
 @cli.group(cls=Methods)
@@ -175,10 +210,15 @@ def styles(as_json: bool) -> None:
 
 def _train_command(name: str) -> click.Command:
     method = methods.find(name)  # loads torch
-    from .train import TrainConfig, train
+    from .train import TrainConfig, run_defaults, train
 
-    run, method_settings = configs.schema(TrainConfig.__init__), configs.schema(method.__init__)
+    run, method_settings = dict(configs.schema(TrainConfig.__init__)), dict(configs.schema(method.__init__))
     defaults = methods.settings(name)
+    if method.data == "images":  # there is nothing to start from
+        del run["source"]
+    else:
+        run["source"] = run["source"].replace(default=inspect.Parameter.empty)
+    method_settings.pop("size", None)  # is that of the run
 
     def callback(**values: Any) -> None:
         chosen = {k: v for k, v in values.items() if k in method_settings and v != _plain_value(defaults.get(k))}
@@ -186,7 +226,7 @@ def _train_command(name: str) -> click.Command:
         click.echo(train(TrainConfig(method=name, settings=chosen, **plain)))
 
     options = [
-        *_options({k: p for k, p in run.items() if k not in ("method", "settings")}, TrainConfig, {}),
+        *_options({k: p for k, p in run.items() if k not in ("method", "settings")}, TrainConfig, run_defaults(name)),
         *_options(method_settings, method, defaults),
     ]
     description = f"{methods.METHODS[name].purpose[0].upper()}{methods.METHODS[name].purpose[1:]}. {method.paper}"
@@ -197,7 +237,9 @@ def _options(
     parameters: dict[str, inspect.Parameter], documented: type, defaults: dict[str, Any]
 ) -> Iterator[click.Option]:
     """Command-line options from a signature, with the words of its docstring."""
-    words = _argument_words(documented.__doc__ or "")
+    words = {}
+    for described in (*configs.groups(documented.__init__), documented):
+        words |= _argument_words(described.__doc__ or "")
     fallbacks = {f.name: f.default_factory() for f in _factories(documented)}
     for key, parameter in parameters.items():
         required = parameter.default is inspect.Parameter.empty

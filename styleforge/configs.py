@@ -32,6 +32,15 @@ class Range(NamedTuple):
         return f"{self.low:g} to {self.high:g}"
 
 
+class Options(NamedTuple):
+    """Marks `**options: Annotated[Any, Options(Group)]`: whatever the constructor of `Group` takes is taken here.
+
+    An argument of the same name in the signature itself stands before that of the group: another default.
+    """
+
+    group: type
+
+
 # Annotations that several models share. The bounds are generous: the largest networks in the field's
 # checkpoints use a quarter of them.
 Channels = Annotated[int, Range(1, 64)]
@@ -43,11 +52,21 @@ Weight = Annotated[float, Range(0, 1e6)]
 def schema(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The keyword parameters of `function` with resolved annotations, in order."""
     hints = typing.get_type_hints(function, include_extras=True)
-    return {
-        name: parameter.replace(annotation=hints.get(name, Any))
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }
+    found: dict[str, inspect.Parameter] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            found[name] = parameter.replace(annotation=hints.get(name, Any))
+    for group in groups(function):
+        found |= {name: parameter for name, parameter in schema(group.__init__).items() if name not in found}
+    return found
+
+
+def groups(function: Callable[..., Any]) -> list[type]:
+    """The classes whose arguments `function` takes beside its own; see :class:`Options`."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    variable = [p for p in inspect.signature(function).parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
+    marks = [mark for p in variable for mark in getattr(hints.get(p.name), "__metadata__", ())]
+    return [mark.group for mark in marks if isinstance(mark, Options)]
 
 
 def defaults(function: Callable[..., Any]) -> dict[str, Any]:

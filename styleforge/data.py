@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,10 +29,14 @@ ROTTEN_SHARE = 0.2
 def list_pictures(folder: str | os.PathLike[str]) -> list[Path]:
     """All files below `folder` with the suffix of a picture, in a fixed order; hidden ones are left out.
 
+    A picture in place of a folder stands for itself.
+
     Raises:
         DataError: no such folder, or no pictures in it.
     """
     folder = Path(folder)
+    if folder.is_file() and folder.suffix.lower() in SUFFIXES:
+        return [folder]
     if not folder.is_dir():
         raise DataError("No such folder of pictures", where=folder, todo="Check the path.")
     everything = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")]
@@ -243,15 +247,62 @@ class Paired:
         return f"{len(self)} pairs"
 
 
-KINDS: dict[Literal["unpaired", "paired"], type[Unpaired] | type[Paired]] = {
+class Images:
+    """One folder of pictures, to make more of their kind.
+
+    Args: as :class:`Unpaired`; there is no source.
+    """
+
+    def __init__(self, source: None, target: str | Path, crop: RandomCrop, seed: int = 0) -> None:
+        self.crop, self.seed = crop, seed
+        self.domains = {"target": Pictures(list_pictures(target), crop.short_side)}
+
+    def __len__(self) -> int:
+        return len(self.domains["target"])
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """The picture with the running number `index`: {"target"}, (3, size, size)."""
+        pictures = self.domains["target"]
+        return {"target": self.crop(pictures[pictures.at(self.seed, "target", index)], self.seed, "target", index)}
+
+    def describe(self) -> str:
+        """What there is, for the log."""
+        return f"{len(self)} pictures"
+
+
+class Styles(Unpaired):
+    """Pictures to start from, and a few pictures that are a style each.
+
+    Of a style the largest square is taken, unmirrored, wherever it lies: its brush strokes keep their size.
+
+    Args: as :class:`Unpaired`; `target` may be a single picture.
+    """
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Sample `index`: {"source", "target"}, (3, size, size) each, and "style_index", which style it is."""
+        source, target = self.domains["source"], self.domains["target"]
+        style, whole = index % len(target), RandomCrop(self.crop.size, (1.0, 1.0), flip=False)
+        return {
+            "source": self.crop(source[source.at(self.seed, "source", index)], self.seed, "source", index),
+            "target": whole(target[style], self.seed, "style", index),
+            "style_index": torch.tensor(style),
+        }
+
+    def describe(self) -> str:
+        """What there is, for the log."""
+        return f"{len(self.domains['source'])} pictures, {len(self.domains['target'])} styles"
+
+
+Data = Unpaired | Paired | Images
+KINDS: dict[str, type[Unpaired] | type[Paired] | type[Images]] = {
     "unpaired": Unpaired,
     "paired": Paired,
+    "images": Images,
+    "styles": Styles,
 }
 
 
-def batches(
-    data: Unpaired | Paired, size: int, turns: range, *, rank: int = 0, processes: int = 1
-) -> Iterator[dict[str, Tensor]]:
+def batches(data: Data, size: int, turns: range, *, rank: int = 0, processes: int = 1) -> Iterator[dict[str, Tensor]]:
     """Batches for some turns, prepared one turn ahead.
 
     Process `rank` of `processes` takes its part of the joint batch, so that many processes see together what one

@@ -35,6 +35,7 @@ from .errors import (
     CorruptFileError,
     GatedRepo,
     HubUnavailable,
+    ImageError,
     NotAStyle,
     PushConflict,
     PushRefused,
@@ -71,6 +72,8 @@ class Capabilities:
             statistics of norms; None when it reaches everywhere.
         value_range: of input and output pixels.
         output: "image", or "logits" for discriminators.
+        strength: `forward` has an argument `strength` in [0, 1] and blends features itself.
+        styles: how many learnt styles there are to choose from; `forward` then takes `weights` (B, styles).
     """
 
     inputs: tuple[str, ...] = ("image",)
@@ -79,6 +82,8 @@ class Capabilities:
     radius: int | None = None
     value_range: tuple[float, float] = (-1.0, 1.0)
     output: Literal["image", "logits"] = "image"
+    strength: bool = False
+    styles: int = 1
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,55 @@ class PretrainedMixin(
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
         return next(self.parameters()).dtype
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run :meth:`forward`, after a look whether the tensors fit.
+
+        Raises:
+            ImageError: a wrong number of channels, or a size that this network does not take.
+            ConfigError: a tensor is missing, for instance the style of an arbitrary-style network.
+        """
+        if not torch.compiler.is_compiling():  # tracing has no sizes to look at
+            self._check_inputs({**dict(zip(self.capabilities.inputs, args, strict=False)), **kwargs})
+        return super().__call__(*args, **kwargs)
+
+    def _check_inputs(self, given: dict[str, Any]) -> None:
+        can, name = self.capabilities, type(self).__name__
+        for missing in (wanted for wanted in can.inputs if given.get(wanted) is None):
+            raise ConfigError(
+                f"{name} needs a {missing}",
+                allowed=f"{name}({', '.join(can.inputs)})",
+                todo="Give the picture to take the style from." if missing == "style" else f"Give the {missing}.",
+            )
+        if "noise" in given:
+            size = self.config["noise_size"]
+            if given["noise"].ndim != 2 or given["noise"].shape[1] != size:
+                raise ConfigError(
+                    f"{name} does not take noise of this shape",
+                    found=tuple(given["noise"].shape),
+                    allowed=f"(B, {size})",
+                    todo=f"Draw it with torch.randn(B, {size}).",
+                )
+        for key in ("image", "style"):
+            if key not in given:
+                continue
+            shape, channels = tuple(given[key].shape), self.config.get("in_channels", 3)
+            if len(shape) != 4 or shape[1] != channels:
+                raise ImageError(
+                    f"{name} does not take a tensor of this shape",
+                    where=key,
+                    found=shape,
+                    allowed=f"(B, {channels}, H, W)",
+                    todo="Pictures come as batches, channels first: see styleforge.images.",
+                )
+            if any(side < can.smallest or side % can.multiple for side in shape[2:]):
+                raise ImageError(
+                    f"{name} does not take pictures of this size",
+                    where=key,
+                    found=f"{shape[3]}x{shape[2]}",
+                    allowed=f"sides of at least {can.smallest} that are multiples of {can.multiple}",
+                    todo="Pad it with styleforge.images.pad, or use StylePipeline, which takes any size.",
+                )
 
     # -- loading --
 
@@ -399,6 +453,25 @@ def fetch(
         return StyleFiles(config, path, where, commit)
 
 
+def fetch_file(repo: str, filename: str, *, commit: str, digest: str) -> Path:
+    """One file of the Hub, or of its cache, that must be the one we know.
+
+    Args:
+        repo: `organisation/name`.
+        filename: inside the repository.
+        commit: of the repository.
+        digest: SHA-256 of the file.
+
+    Raises:
+        RepoError: not found, gated, or offline and not in the cache.
+        CorruptFileError: it is another file.
+    """
+    with _hub_errors(repo, commit):
+        path = Path(hf_hub_download(repo, filename, revision=commit))
+    _check_digest(path, f"{filename} of {repo}", digest)
+    return path
+
+
 def push_folder(
     folder: str | os.PathLike[str],
     repo_id: str,
@@ -552,20 +625,20 @@ def _interchangeable(theirs: torch.dtype, ours: torch.dtype) -> bool:
     return theirs == ours or (theirs.is_floating_point and ours.is_floating_point)
 
 
-def _check_digest(path: Path, where: str) -> None:
-    """Compare a file of the Hub's cache with its name there: for a large file, its SHA-256.
+def _check_digest(path: Path, where: str, expected: str = "") -> None:
+    """Compare a file of the Hub's cache with a SHA-256, or with its name there: for a large file, that is one.
 
     The Hub's client compares sizes only, so a flipped bit or a cut file would stay in the cache for good.
     """
     # One link only: the next may lead to a store of many repositories, which names its files otherwise.
-    expected = Path(os.readlink(path)).name if path.is_symlink() else ""
+    expected = expected or (Path(os.readlink(path)).name if path.is_symlink() else "")
     if not re.fullmatch("[0-9a-f]{64}", expected):  # a cache without links, or a server without LFS
         return
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
         raise CorruptFileError(
-            f"{WEIGHTS_NAME} was damaged on its way, or in the cache",
+            f"{path.name} was damaged on its way, or in the cache",
             where=where,
             found=f"SHA-256 {found[:8]}...",
             allowed=f"{expected[:8]}...",

@@ -9,11 +9,13 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import (
     images,
     models,  # noqa: F401 -- fills the table that from_pretrained looks classes up in
+    rng,
 )
 from .errors import ConfigError
 from .hub import PretrainedMixin, fetch
@@ -21,6 +23,8 @@ from .images import DEFAULT_POLICY, ImagePolicy, Picture
 
 OutputType = Literal["pil", "np", "pt"]
 LUMA = (0.299, 0.587, 0.114)  # BT.601, as Pillow's conversion to grey
+KINDS_OF_INPUT = (("image",), ("image", "style"), ("noise",))
+STYLE_SIDE = 512  # short side of a picture that a style is taken from: more shows finer strokes only
 
 
 class StylePipeline:
@@ -30,7 +34,7 @@ class StylePipeline:
     >>> pipe("photo.jpg").save("painting.png")
 
     Args:
-        model: a network from one picture to another.
+        model: a network that makes pictures: from a picture, from a picture and a picture of the style, or from noise.
         policy: limits on the pictures that come in.
 
     Attributes:
@@ -38,18 +42,18 @@ class StylePipeline:
         policy: limits on the pictures that come in.
 
     Raises:
-        ConfigError: the network does not turn one picture into another.
+        ConfigError: the network makes no pictures.
     """
 
     def __init__(self, model: PretrainedMixin, policy: ImagePolicy = DEFAULT_POLICY) -> None:
         can = model.capabilities
         channels = model.config.get("in_channels", 3), model.config.get("out_channels", 3)
-        if can.inputs != ("image",) or can.output != "image" or not set(channels) <= {1, 3}:
+        if can.inputs not in KINDS_OF_INPUT or can.output != "image" or not set(channels) <= {1, 3}:
             raise ConfigError(
-                "This network does not turn one picture into another",
+                "This network makes no pictures",
                 where=type(model).__name__,
                 found=f"{' and '.join(can.inputs)} with {channels[0]} channels in, {can.output} out",
-                allowed="an image with 1 or 3 channels in and out",
+                allowed="an image, an image and a style, or noise; images with 1 or 3 channels in and out",
                 todo="Load the generator of the style (another subfolder?), or call the network itself.",
             )
         self.model = model.eval()
@@ -105,6 +109,7 @@ class StylePipeline:
         self,
         image: Any,
         *,
+        style: Any = None,
         strength: float = 1.0,
         output_type: OutputType = "pil",
     ) -> Any:
@@ -113,6 +118,8 @@ class StylePipeline:
         Args:
             image: a path, URL, `bytes`, file object, PIL image, array (H, W[, C]) or tensor (C, H, W), or a list
                 of these; see :func:`styleforge.images.read`.
+            style: for networks that take any style, a picture of it (in any form that `image` may have); for
+                networks that have learnt several, the number of one, or a weight for each.
             strength: 0 gives the picture back, 1 the full style, between them a blend.
             output_type: "pil"; "np", an array (H, W, C) of float32 in [0, 1]; or "pt", a tensor (C, H, W) of
                 float32 in [0, 1]. Transparency is the fourth channel where the picture has it.
@@ -122,31 +129,52 @@ class StylePipeline:
 
         Raises:
             ImageError: a picture cannot be used.
-            ConfigError: a strength outside [0, 1], or an unknown output type.
+            ConfigError: a strength outside [0, 1], an unknown output type, a style that is missing or of no use, or
+                a network that starts from noise: see :meth:`generate`.
         """
         if not (isinstance(strength, (int, float)) and math.isfinite(strength) and 0 <= strength <= 1):
             raise ConfigError("strength cannot be used", found=strength, allowed="0 to 1", todo="1 is the full style.")
-        if output_type not in ("pil", "np", "pt"):
-            raise ConfigError(
-                "Unknown output_type",
-                found=repr(output_type),
-                allowed="'pil', 'np', 'pt'",
-                todo="Choose one of these.",
-            )
+        _check_output_type(output_type)
         if isinstance(image, (list, tuple)) or (isinstance(image, (Tensor, np.ndarray)) and image.ndim == 4):
-            return [self(one, strength=strength, output_type=output_type) for one in image]
+            return [self(one, style=style, strength=strength, output_type=output_type) for one in image]
+        if self.model.capabilities.inputs == ("noise",):
+            raise ConfigError(
+                "This network makes pictures from noise and styles none",
+                where=type(self.model).__name__,
+                todo="Call pipe.generate(8, seed=0), or `styleforge generate`.",
+            )
+        options = self._style_options(style)
         picture = images.read(image, self.policy)
-        styled = self._style(picture, strength)
-        if output_type == "pil":
-            return images.to_pil(styled, picture.alpha)
-        result = ((styled[0].float().clamp(-1, 1) + 1) / 2).cpu()
-        if picture.alpha is not None:
-            alpha = torch.from_numpy(picture.alpha.astype(np.float32) / np.iinfo(picture.alpha.dtype).max)
-            result = torch.cat([result, alpha[None]])
-        return result if output_type == "pt" else result.permute(1, 2, 0).contiguous().numpy()
+        return _finish(self._style(picture, options, strength), picture.alpha, output_type)
 
     @torch.inference_mode()
-    def _style(self, picture: Picture, strength: float) -> Tensor:
+    def generate(self, num_images: int = 1, *, seed: int = 0, output_type: OutputType = "pil") -> list[Any]:
+        """Make new pictures from noise.
+
+        Args:
+            num_images: how many.
+            seed: the same seed makes the same pictures; a longer list begins with those of a shorter one.
+            output_type: as for calling the pipeline.
+
+        Raises:
+            ConfigError: this network starts from pictures.
+        """
+        _check_output_type(output_type)
+        if self.model.capabilities.inputs != ("noise",):
+            raise ConfigError(
+                "This network styles pictures and makes none from noise",
+                where=type(self.model).__name__,
+                todo="Call pipe(image), or `styleforge stylize`.",
+            )
+        size, pictures = self.model.config["noise_size"], []
+        for number in range(num_images):
+            noise = torch.randn(1, size, generator=rng.generator(seed, "noise", number))
+            picture = self.model(noise.to(self.device, self.dtype)).expand(-1, 3, -1, -1)
+            pictures.append(_finish(picture, None, output_type))
+        return pictures
+
+    @torch.inference_mode()
+    def _style(self, picture: Picture, options: dict[str, Any], strength: float) -> Tensor:
         """(1, 3, H, W) in [-1, 1]."""
         source = picture.tensor(dtype=self.dtype, device=self.device)
         if strength == 0:
@@ -156,8 +184,44 @@ class StylePipeline:
         if self.model.config.get("in_channels", 3) == 1:
             weights = torch.tensor(LUMA, dtype=padded.dtype, device=padded.device).view(1, 3, 1, 1)
             padded = (padded * weights).sum(1, keepdim=True)
-        styled = images.crop(self.model(padded), box).expand(-1, 3, -1, -1)
+        if can.strength:
+            return images.crop(self.model(padded, **options, strength=strength), box)
+        styled = images.crop(self.model(padded, **options), box).expand(-1, 3, -1, -1)
         return styled if strength == 1 else torch.lerp(source, styled, strength)
+
+    def _style_options(self, style: Any) -> dict[str, Tensor]:
+        """What the network wants to know beside the picture."""
+        can, name = self.model.capabilities, type(self.model).__name__
+        if "style" in can.inputs:
+            if style is None:
+                raise ConfigError(
+                    "This network takes any style and was given none",
+                    where=name,
+                    todo='Give a picture of it: pipe(image, style="painting.jpg"), or --reference painting.jpg.',
+                )
+            return {"style": self._reference(images.read(style, self.policy))}
+        if style is None:
+            return {}
+        weights = [float(n == style) for n in range(can.styles)] if isinstance(style, int) else style
+        numbers = isinstance(weights, (list, tuple)) and all(isinstance(w, (int, float)) for w in weights)
+        if can.styles == 1 or not numbers or len(weights) != can.styles or not sum(weights) > 0:
+            raise ConfigError(
+                "This style cannot be chosen",
+                where=name,
+                found=style,
+                allowed=f"a number below {can.styles}, or {can.styles} weights" if can.styles > 1 else "the one it has",
+                todo="Choose another one." if can.styles > 1 else "Leave it out: this network has learnt one style.",
+            )
+        return {"weights": torch.tensor([weights], dtype=self.dtype, device=self.device) / sum(weights)}
+
+    def _reference(self, picture: Picture) -> Tensor:
+        """(1, 3, H, W) of a size that the network takes; its shape changes by less than the network can see."""
+        can, style = self.model.capabilities, picture.tensor(dtype=self.dtype, device=self.device)
+        factor = min(1.0, STYLE_SIDE / min(style.shape[2:]))
+        size = [max(can.smallest, round(side * factor / can.multiple) * can.multiple) for side in style.shape[2:]]
+        if size == list(style.shape[2:]):
+            return style
+        return F.interpolate(style, size, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
 
     @property
     def device(self) -> torch.device:
@@ -185,3 +249,23 @@ class StylePipeline:
     def __repr__(self) -> str:
         settings = ", ".join(f"{k}={v!r}" for k, v in self.model.config.items())
         return f"StylePipeline({type(self.model).__name__}({settings}), {self.dtype}, {self.device})"
+
+
+def _check_output_type(output_type: str) -> None:
+    if output_type not in ("pil", "np", "pt"):
+        raise ConfigError(
+            "Unknown output_type",
+            found=repr(output_type),
+            allowed="'pil', 'np', 'pt'",
+            todo="Choose one of these.",
+        )
+
+
+def _finish(styled: Tensor, alpha: np.ndarray | None, output_type: OutputType) -> Any:
+    """(1, 3, H, W) in [-1, 1] to what the caller wants."""
+    if output_type == "pil":
+        return images.to_pil(styled, alpha)
+    result = ((styled[0].float().clamp(-1, 1) + 1) / 2).cpu()
+    if alpha is not None:
+        result = torch.cat([result, torch.from_numpy(alpha.astype(np.float32) / np.iinfo(alpha.dtype).max)[None]])
+    return result if output_type == "pt" else result.permute(1, 2, 0).contiguous().numpy()

@@ -37,13 +37,13 @@ class TrainConfig:
 
     Attributes:
         method: word of the method, see `styleforge train --help`.
-        source: folder of pictures to start from.
-        target: folder of pictures to resemble.
+        source: folder of pictures to start from; none for methods that make pictures from noise.
+        target: folder of pictures to resemble, or a single one.
         output: folder of the run. A run that is there goes on.
-        size: side of the training squares, in pixels.
+        size: side of the training squares, in pixels; what suits the method when null.
         zoom: lowest and highest factor between `size` and the short side that squares are cut from.
         flip: mirror half of the pictures.
-        batch_size: pictures per step and process.
+        batch_size: pictures per step and process; what suits the method when null.
         steps: steps in all.
         decay: share of the steps, at the end, in which the learning rate falls linearly to 0.
         ema: weight of the past in the averaged generator that is published; 0 publishes the last one.
@@ -54,20 +54,20 @@ class TrainConfig:
         sample_every: steps between sheets of samples; 0 for none.
         log_every: steps between lines in `metrics.jsonl`.
         init: folder of another run whose networks this one starts from; they must have the same shapes.
-        preview: folder of pictures for the sheets, for unpaired methods; some of the source when null.
+        preview: folder of pictures for the sheets, in place of some of the source; not for pairs.
         max_seconds: stop (and save) after this time; 0 for no limit.
         license: licence of the weights for the card, as the Hub names it.
         settings: settings of the method that differ from its defaults.
     """
 
     method: str
-    source: str
+    source: str | None = None
     target: str
     output: str
-    size: Annotated[int, Range(16, 2048)] = 256
+    size: Annotated[int, Range(16, 2048)] | None = None
     zoom: list[float] = field(default_factory=lambda: [1.12, 1.12])
     flip: bool = True
-    batch_size: Annotated[int, Range(1, 4096)] = 1
+    batch_size: Annotated[int, Range(1, 4096)] | None = None
     steps: Steps = 100_000
     decay: Annotated[float, Range(0, 1)] = 0.5
     ema: Annotated[float, Range(0, 0.99999)] = 0.999
@@ -85,6 +85,23 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         configs.check(type(self).__init__, {f.name: getattr(self, f.name) for f in fields(self)}, "training")
+        for name, value in run_defaults(self.method).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if "size" in self.settings:
+            raise ConfigError(
+                "The size belongs to the run, not to the settings of the method",
+                found=self.settings["size"],
+                todo="Give TrainConfig(size=...).",
+            )
+        if (methods.find(self.method).data == "images") != (self.source is None):
+            needs = "needs a folder of pictures to start from" if self.source is None else "makes pictures from noise"
+            raise ConfigError(
+                f"{self.method} {needs}",
+                where="source",
+                found=self.source,
+                todo="Give --source." if self.source is None else "Leave out --source.",
+            )
         if len(self.zoom) != 2 or not 1 <= self.zoom[0] <= self.zoom[1] <= 16:
             raise ConfigError(
                 "zoom is no interval",
@@ -92,6 +109,11 @@ class TrainConfig:
                 allowed="two numbers, 1 <= low <= high <= 16",
                 todo="Give for example 1.12 1.12, as CycleGAN has it.",
             )
+
+
+def run_defaults(method: str) -> dict[str, int]:
+    """Size and batch size that suit a method, for :class:`TrainConfig`."""
+    return {"size": methods.settings(method).get("size", 256), "batch_size": methods.find(method).batch_size}
 
 
 @dataclass(frozen=True)
@@ -134,27 +156,28 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
 
     # Networks and data.
     torch.manual_seed(rng.seed_of(config.seed, "networks"))
-    method = methods.build(config.method, config.settings).to(device)
+    method = methods.build(config.method, _settings(config)).to(device)
     if device.type == "cuda":  # on CPUs the norms and pads cost more in this layout than convolutions gain
         method.to(memory_format=torch.channels_last)
     _check_size(config.size, method.styles())
-    if config.preview and method.data == "paired":
+    if config.preview and method.data in ("paired", "images"):
         raise ConfigError(
-            "A folder of preview pictures has no targets beside them",
+            "A folder of preview pictures is of no use here",
             where=config.preview,
-            todo=f"Leave out --preview: {config.method} shows pairs of the training pictures.",
+            todo=f"Leave out --preview: {config.method} shows its training pictures.",
         )
     crop = data.RandomCrop(config.size, (config.zoom[0], config.zoom[1]), config.flip)
     if config.init:
         _start_from(Path(config.init), method)
     pictures = data.KINDS[method.data](config.source, config.target, crop, config.seed)
+    _check_targets(method, pictures)
     averages = {name: _average(style) for name, style in method.styles().items()} if config.ema else {}
     styles = averages or method.styles()
     preview = _preview(config, method, pictures)
 
     # An optimiser for each player.
     players = method.players()
-    optimizers = {p.name: torch.optim.Adam(p.parameters(), lr=p.lr, betas=p.betas) for p in players}
+    optimizers = {p.name: p.optimizer() for p in players}
     turns = max(p.turns for p in players)
 
     # Go on where the run was.
@@ -262,6 +285,8 @@ def play(
     for group in optimizer.param_groups:
         group["lr"] = player.lr * rate
     optimizer.step()
+    if player.after:
+        player.after()
     values = torch.stack([term.detach().double() for term in terms.values()]).tolist()  # one wait for a GPU
     return {f"{player.name}/{name}": value for name, value in zip(terms, values, strict=True)}
 
@@ -435,6 +460,24 @@ def _log(run: Path, entry: dict[str, Any]) -> None:
         file.write(json.dumps(rounded) + "\n")
 
 
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """Settings of the method; networks that are made for one size are made for the size of the run."""
+    size = {"size": config.size} if "size" in methods.settings(config.method) else {}
+    return {**config.settings, **size}
+
+
+def _check_targets(method: Any, pictures: data.Data) -> None:
+    found = len(pictures.domains["target"])
+    if method.targets not in (None, found):
+        raise ConfigError(
+            "The number of style pictures does not fit the network",
+            where="target",
+            found=found,
+            allowed=method.targets,
+            todo=f"Give --styles {found}, or another folder.",
+        )
+
+
 def _check_size(size: int, styles: dict[str, Any]) -> None:
     for style in styles.values():
         can = style.capabilities
@@ -447,31 +490,33 @@ def _check_size(size: int, styles: dict[str, Any]) -> None:
             )
 
 
-def _preview(config: TrainConfig, method: Any, pictures: Any) -> dict[str, Tensor]:
-    """Up to six fixed pictures by column title, (B, 3, S, S) in [-1, 1]."""
-    kind = method.data
+def _preview(config: TrainConfig, method: Any, pictures: data.Data) -> list[dict[str, Tensor]]:
+    """Up to six rows of fixed pictures by domain, (1, 3, S, S) in [-1, 1]."""
     multiple = max((style.capabilities.multiple for style in method.styles().values()), default=1)
-    side = -(-max(config.size, 256) // multiple) * multiple
+    side = config.size if method.data == "images" else -(-max(config.size, 256) // multiple) * multiple
     look = data.RandomCrop(side, (1.0, 1.0), flip=False)
+    shown = dict(pictures.domains)
     if config.preview:
-        shown = {"source": data.Pictures(data.list_pictures(config.preview)[:6], side)}
-    else:
-        shown = pictures.domains if kind == "paired" else {"source": pictures.domains["source"]}
-    count = len(shown["source"])
-    spread = range(0, count, max(1, count // 6))[:6]
-    return {d: torch.stack([look(p[i], "preview") for i in spread]) for d, p in shown.items()}
+        shown["source"] = data.Pictures(data.list_pictures(config.preview)[:6], side)
+    rows = min(6, len(next(iter(shown.values()))))
+    spread = {d: range(0, len(p), max(1, len(p) // 6)) for d, p in shown.items()}
+    return [
+        {d: look(p[spread[d][row % len(spread[d])]], "preview")[None] for d, p in shown.items()} for row in range(rows)
+    ]
 
 
 @torch.no_grad()
-def _sheet(path: Path, method: Any, styles: dict[str, Any], preview: dict[str, Tensor], device: torch.device) -> None:
+def _sheet(
+    path: Path, method: Any, styles: dict[str, Any], preview: list[dict[str, Tensor]], device: torch.device
+) -> None:
     """A picture with one row for each preview picture: source, styled, and what the method adds."""
     training = {s: s.training for s in styles.values()}
     for style in styles.values():
         style.eval()
-    rows = [
-        torch.cat(list(method.preview({k: v[i : i + 1].to(device) for k, v in preview.items()}, styles).values()), 3)
-        for i in range(len(preview["source"]))
-    ]
+    rows = []
+    for number, images_of_row in enumerate(preview):
+        here = {domain: image.to(device) for domain, image in images_of_row.items()}
+        rows.append(torch.cat(list(method.preview(here, styles, rng.generator("preview", number)).values()), 3))
     for style, was in training.items():
         style.train(was)
     images.save(images.to_pil(torch.cat(rows, 2)), path, quality=92)

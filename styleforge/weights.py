@@ -30,7 +30,7 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_NAME = re.compile(r"[\w.\-]{1,256}")
+_NAME = re.compile(r"(?!/|.*\.\./)[\w.\-/]{1,256}")
 
 
 class TensorInfo(NamedTuple):
@@ -85,7 +85,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, TensorInfo]:
                 "A tensor has a name that no network has",
                 where=path,
                 found=repr(name[:80]),
-                allowed="letters, digits, '_', '-' and '.'",
+                allowed="letters, digits, '_', '-', '.' and '/'",
                 todo="Do not use this file.",
             )
         if info.dtype not in DTYPES:
@@ -141,7 +141,7 @@ def write(
                 "This tensor cannot be stored",
                 where=path,
                 found=f"{name[:80]!r} of type {tensor.dtype}",
-                allowed=f"{', '.join(DTYPES)}, and names of letters, digits, '_', '-' and '.'",
+                allowed=f"{', '.join(DTYPES)}, and names of letters, digits, '_', '-', '.' and '/'",
                 todo="Convert it before saving.",
             )
     check_finite(tensors, where=path)

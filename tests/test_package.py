@@ -15,8 +15,22 @@ PACKAGE = ROOT / "styleforge"
 
 # Modules by layer: each may import from layers below it only. A new module takes its place here.
 LAYERS = [
-    ["errors", "files", "rng", "configs", "weights", "card", "download", "images", "losses", "layers", "checkpoint"],
+    [
+        "errors",
+        "files",
+        "rng",
+        "configs",
+        "weights",
+        "card",
+        "download",
+        "images",
+        "augment",
+        "losses",
+        "layers",
+        "checkpoint",
+    ],
     ["hub"],
+    ["features"],
     ["models"],
     ["data", "methods", "pipeline"],
     ["train"],

@@ -1,7 +1,4 @@
-"""What discriminator and generator minimise against each other; all on logits.
-
-Half-precision logits are compared in float32.
-"""
+"""What discriminator and generator minimise against each other; all on logits."""
 
 from __future__ import annotations
 
@@ -11,9 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Adversarial = Literal["lsgan", "vanilla", "hinge", "wgan"]
+from .precision import full_precision
+
+Adversarial = Literal["lsgan", "vanilla", "hinge", "wgan", "nonsaturating"]
 
 
+@full_precision
 def discriminator_loss(real: Tensor, fake: Tensor, kind: Adversarial = "lsgan", *, smooth: float = 0.0) -> Tensor:
     """Mean of the losses on real and on fake pictures.
 
@@ -21,36 +21,33 @@ def discriminator_loss(real: Tensor, fake: Tensor, kind: Adversarial = "lsgan", 
         real: logits of real pictures, any shape.
         fake: logits of generated pictures.
         kind: "lsgan" (Mao et al., 2017), "vanilla" (cross-entropy, Goodfellow et al., 2014), "hinge"
-            (Lim and Ye, 2017) or "wgan" (Arjovsky et al., 2017).
-        smooth: one-sided label smoothing for "lsgan" and "vanilla": real pictures count as `1 - smooth`.
+            (Lim and Ye, 2017), "wgan" (Arjovsky et al., 2017) or "nonsaturating", StyleGAN's name for "vanilla".
+        smooth: one-sided label smoothing for "lsgan" and both names of the cross-entropy: real pictures count as
+            `1 - smooth`.
 
     Returns:
-        A scalar. The mean, as CycleGAN takes it; DCGAN's sum is twice this.
+        A scalar. The mean, as CycleGAN takes it; the sum of DCGAN and StyleGAN is twice this, so a penalty beside
+        it weighs twice what it does there.
     """
-    real, fake = _full(real), _full(fake)
     if kind == "lsgan":
         return ((real - (1 - smooth)).square().mean() + fake.square().mean()) / 2
-    if kind == "vanilla":
+    if kind in ("vanilla", "nonsaturating"):
         return (_cross_entropy(real, 1 - smooth) + _cross_entropy(fake, 0.0)) / 2
     if kind == "hinge":
         return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
     return (fake.mean() - real.mean()) / 2
 
 
+@full_precision
 def generator_loss(fake: Tensor, kind: Adversarial = "lsgan") -> Tensor:
     """How far generated pictures are from passing as real ones; `kind` as in :func:`discriminator_loss`.
 
     "vanilla" is the non-saturating form that everybody uses.
     """
-    fake = _full(fake)
     if kind == "lsgan":
         return (fake - 1).square().mean()
-    return _cross_entropy(fake, 1.0) if kind == "vanilla" else -fake.mean()
+    return _cross_entropy(fake, 1.0) if kind in ("vanilla", "nonsaturating") else -fake.mean()
 
 
 def _cross_entropy(logits: Tensor, label: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
-
-
-def _full(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import full_precision
 
+
+@full_precision
 def patch_nce(query: Tensor, key: Tensor, temperature: float = 0.07) -> Tensor:
     """Cross-entropy of finding each query's own key among all keys of the same picture.
 

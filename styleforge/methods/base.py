@@ -7,27 +7,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from .. import rng
+from ..augment import check_policy, diff_augment
+from ..configs import Range, Weight
 from ..hub import PretrainedMixin
+from ..losses import Adversarial, discriminator_loss, generator_loss, gradient_penalty, r1_penalty
 
 Terms = dict[str, Tensor]
+Judge = Callable[[Tensor], Tensor | list[Tensor]]
 
 
 class Batch(dict[str, Tensor]):
     """The tensors of one turn, by name. A player may leave here what the next one needs.
 
-    Attributes:
-        key: what randomness of this turn depends on, beside its purpose.
+    Args:
+        tensors: by name.
+        key: what randomness of this turn depends on, beside its purpose: seed, running number, process.
     """
 
-    def __init__(self, tensors: dict[str, Tensor], *key: int | str) -> None:
+    def __init__(self, tensors: dict[str, Tensor], *key: int) -> None:
         super().__init__(tensors)
         self.key = key
+
+    @property
+    def turn(self) -> int:
+        """The running number of this turn."""
+        return self.key[1]
 
     def generator(self, purpose: str) -> torch.Generator:
         """Randomness for one purpose of this turn, the same after every restart."""
@@ -46,6 +56,8 @@ class Player:
         lr: learning rate of Adam; different ones for two players are TTUR.
         betas: of Adam.
         turns: steps it makes while others make one (`n_critic`); each has a batch of its own.
+        weight_decay: of Adam, as a part of the gradient.
+        after: called after each of its steps, for what must hold of its weights.
     """
 
     name: str
@@ -54,10 +66,112 @@ class Player:
     lr: float = 2e-4
     betas: tuple[float, float] = (0.5, 0.999)
     turns: int = 1
+    weight_decay: float = 0.0
+    after: Callable[[], None] | None = None
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that its optimiser changes."""
-        return [p for network in self.networks for p in network.parameters()]
+        return [p for network in self.networks for p in network.parameters() if p.requires_grad]
+
+    def optimizer(self) -> torch.optim.Adam:
+        """A new optimizer of its parameters."""
+        return torch.optim.Adam(self.parameters(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+
+
+class Adversary:
+    """How discriminators are trained, and kept from winning too early; shared by all methods that have some.
+
+    Args:
+        adversarial: see :func:`~styleforge.losses.discriminator_loss`.
+        smooth: one-sided label smoothing: real pictures count as 1 less this ("lsgan" and "vanilla").
+        penalty: on the discriminator's gradient: at real pictures ("r1", Mescheder et al., 2018) or between real
+            and generated ones ("wgan-gp", Gulrajani et al., 2017).
+        penalty_weight: of the penalty.
+        penalty_every: turns between two penalties, each weighted so many times more (StyleGAN2's lazy way).
+        augment: differentiable augmentation (Zhao et al., 2020) of all that a discriminator sees: "color",
+            "translation" and "cutout" joined by commas, or "" for none. For few pictures.
+        instance_noise: deviation of noise on all that a discriminator sees.
+        spectral_norm: bound the gain of each convolution of the discriminators (Miyato et al., 2018), which then
+            have no other norm.
+        n_critic: steps of the discriminators for one of the generators.
+        discriminator_lr: learning rate of the discriminators; as `lr` when null. A different one is TTUR.
+    """
+
+    def __init__(
+        self,
+        *,
+        adversarial: Adversarial = "lsgan",
+        smooth: Annotated[float, Range(0, 0.5)] = 0.0,
+        penalty: Literal["none", "r1", "wgan-gp"] = "none",
+        penalty_weight: Weight = 10.0,
+        penalty_every: Annotated[int, Range(1, 1000)] = 1,
+        augment: str = "",
+        instance_noise: Annotated[float, Range(0, 10)] = 0.0,
+        spectral_norm: bool = False,
+        n_critic: Annotated[int, Range(1, 100)] = 1,
+        discriminator_lr: Annotated[float, Range(0, 1)] | None = None,
+    ) -> None:
+        check_policy(augment)
+        self.adversarial, self.smooth = adversarial, smooth
+        self.penalty, self.penalty_weight, self.penalty_every = penalty, penalty_weight, penalty_every
+        self.augment, self.instance_noise = augment, instance_noise
+        self.spectral_norm, self.n_critic, self.discriminator_lr = spectral_norm, n_critic, discriminator_lr
+
+    @property
+    def discriminator_options(self) -> dict[str, Any]:
+        """Arguments for the constructor of a discriminator."""
+        return {"spectral_norm": True, "norm": "none"} if self.spectral_norm else {}
+
+    def player(
+        self, name: str, networks: tuple[nn.Module, ...], loss: Callable[[Batch], Terms], lr: float, **options: Any
+    ) -> Player:
+        """The player of a discriminator; `lr` is that of the generator."""
+        lr = lr if self.discriminator_lr is None else self.discriminator_lr
+        return Player(name, networks, loss, lr, turns=self.n_critic, **options)
+
+    def discriminator_terms(
+        self, judge: Judge, real: Tensor, fake: Tensor, batch: Batch, name: str = "real_fake"
+    ) -> Terms:
+        """Tell real pictures from fakes.
+
+        Args:
+            judge: from pictures to logits; the losses of several are added up.
+            real: (B, C, H, W).
+            fake: of the same shape; its graph is cut.
+            batch: of this turn.
+            name: of the term.
+
+        Returns:
+            The loss as `name`, and in turns that have one `<name>_penalty`, weighted.
+        """
+        real, fake = self._seen(real, batch, f"{name} real"), self._seen(fake.detach(), batch, f"{name} fake")
+        fakes, reals = _several(judge(fake)), _several(judge(real))  # in the order of pix2pix, whose norms remember it
+        pairs = zip(reals, fakes, strict=True)
+        terms = {name: sum(discriminator_loss(r, f, self.adversarial, smooth=self.smooth) for r, f in pairs)}
+        if self.penalty != "none" and batch.turn % self.penalty_every == 0:
+            if self.penalty == "r1":
+                penalty = r1_penalty(judge, real)
+            else:
+                penalty = gradient_penalty(judge, real, fake, batch.generator(f"{name} mixture"))
+            terms[f"{name}_penalty"] = self.penalty_weight * self.penalty_every * penalty
+        return terms
+
+    def generator_loss(self, judge: Judge, fake: Tensor, batch: Batch, name: str = "fool") -> Tensor:
+        """How far fakes are from passing as real; arguments as for :meth:`discriminator_terms`."""
+        seen = self._seen(fake, batch, f"{name} generator")
+        return sum(generator_loss(logits, self.adversarial) for logits in _several(judge(seen)))
+
+    def _seen(self, images: Tensor, batch: Batch, purpose: str) -> Tensor:
+        if self.augment:
+            images = diff_augment(images, self.augment, batch.generator(purpose))
+        if self.instance_noise:
+            noise = torch.randn(images.shape, generator=batch.generator(f"{purpose} noise"))
+            images = images + self.instance_noise * noise.to(images)
+        return images
+
+
+def _several(logits: Tensor | list[Tensor]) -> list[Tensor]:
+    return logits if isinstance(logits, list) else [logits]
 
 
 class Method(nn.Module):
@@ -65,10 +179,18 @@ class Method(nn.Module):
 
     A subclass has a keyword-only constructor with plain JSON values (see :mod:`styleforge.configs`); everything
     that a run must remember is in its `state_dict`.
+
+    Attributes:
+        data: what it learns from; see :data:`styleforge.data.KINDS`.
+        batch_size: pictures per step that suit it.
+        paper: its address.
+        targets: how many target pictures there must be; any number when None.
     """
 
-    data: ClassVar[Literal["unpaired", "paired"]] = "unpaired"
+    data: ClassVar[Literal["unpaired", "paired", "images", "styles"]] = "unpaired"
+    batch_size: ClassVar[int] = 1
     paper: ClassVar[str] = ""
+    targets: int | None = None
 
     def players(self) -> list[Player]:
         """Who plays, in the order of a turn."""
@@ -78,17 +200,22 @@ class Method(nn.Module):
         """What a run publishes: "" is the style itself, other names are subfolders."""
         raise NotImplementedError
 
-    def preview(self, images: dict[str, Tensor], styles: dict[str, PretrainedMixin]) -> dict[str, Tensor]:
-        """Columns of the sample sheet.
+    def preview(
+        self, images: dict[str, Tensor], styles: dict[str, PretrainedMixin], generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Columns of one row of the sample sheet.
 
         Args:
-            images: "source" (B, 3, H, W), and "target" for paired data, in [-1, 1].
+            images: "source" (unless the method starts from noise) and "target", (1, 3, H, W) in [-1, 1]. Only in
+                paired data do they belong together.
             styles: networks as :meth:`styles` names them, averaged if the run averages.
+            generator: CPU randomness of this row, the same in every sheet.
 
         Returns:
-            Pictures (B, 3, H, W) by column title.
+            Pictures (1, 3, H, W) by column title.
         """
-        return {**images, "styled": styles[""](images["source"])}
+        shown = images if self.data == "paired" else {"source": images["source"]}
+        return {**shown, "styled": styles[""](images["source"])}
 
 
 class History(nn.Module):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..configs import Range, Weight, Width
+from ..configs import Options, Range, Weight, Width
 from ..errors import ConfigError
 from ..hub import PretrainedMixin
-from ..losses import Adversarial, discriminator_loss, generator_loss, patch_nce
+from ..losses import patch_nce
 from ..models import PatchDiscriminator, ResnetGenerator
-from .base import Batch, Method, Player, Terms
+from .base import Adversary, Batch, Method, Player, Terms
 
 
 class PatchHeads(nn.ModuleList):
@@ -52,7 +52,6 @@ class CUT(Method):
         discriminator_width: base channels of the discriminator.
         discriminator_layers: 3 judges patches of 70 px, 2 of 34 px (better for textures at 128 px).
         discriminator_downsample: see :class:`~styleforge.models.PatchDiscriminator`.
-        adversarial: see :func:`~styleforge.losses.discriminator_loss`.
         gan: weight of fooling the discriminator.
         nce: weight of the contrast between source and output.
         identity: contrast target pictures with their own translation too; calms colours, costs half the speed.
@@ -64,7 +63,7 @@ class CUT(Method):
         temperature: of the contrast.
         head_width: size of the compared vectors.
         lr: learning rate of generator and heads.
-        discriminator_lr: of the discriminator; as `lr` when null.
+        adversary: how the discriminators are trained, see :class:`~styleforge.methods.base.Adversary`.
     """
 
     data = "unpaired"
@@ -81,7 +80,6 @@ class CUT(Method):
         discriminator_width: Width = 64,
         discriminator_layers: Annotated[int, Range(1, 8)] = 3,
         discriminator_downsample: Literal["stride", "blur"] = "blur",
-        adversarial: Adversarial = "lsgan",
         gan: Weight = 1.0,
         nce: Weight = 1.0,
         identity: bool = True,
@@ -92,7 +90,7 @@ class CUT(Method):
         temperature: Annotated[float, Range(1e-3, 10)] = 0.07,
         head_width: Width = 256,
         lr: Annotated[float, Range(0, 1)] = 2e-4,
-        discriminator_lr: Annotated[float, Range(0, 1)] | None = None,
+        **adversary: Annotated[Any, Options(Adversary)],
     ) -> None:
         super().__init__()
         if max(nce_blocks, default=0) >= blocks or min(nce_blocks, default=0) < 0:
@@ -102,35 +100,37 @@ class CUT(Method):
                 allowed=f"0 to {blocks - 1}",
                 todo="Give fewer nce_blocks, or more blocks.",
             )
-        self.adversarial, self.gan, self.nce = adversarial, gan, nce
+        self.adversary = Adversary(**adversary)
+        self.gan, self.nce, self.lr = gan, nce, lr
         self.identity, self.identity_l1 = identity, identity_l1
         self.flip_equivariance, self.nce_blocks = flip_equivariance, tuple(sorted(set(nce_blocks)))
         self.patches, self.temperature = patches, temperature
-        self.lr, self.discriminator_lr = lr, lr if discriminator_lr is None else discriminator_lr
         self.generator = ResnetGenerator(
             width=width, blocks=blocks, downsample=downsample, upsample=upsample, border=border
         )
         self.heads = PatchHeads([3, 2 * width, 4 * width, *[4 * width] * len(self.nce_blocks)], head_width)
         self.discriminator = PatchDiscriminator(
-            width=discriminator_width, layers=discriminator_layers, downsample=discriminator_downsample
+            width=discriminator_width,
+            layers=discriminator_layers,
+            downsample=discriminator_downsample,
+            **self.adversary.discriminator_options,
         )
 
     def players(self) -> list[Player]:  # noqa: D102
         # The discriminator first, as in the reference: the generator then meets its newest opinion.
         return [
-            Player("d", (self.discriminator,), self.discriminator_terms, self.discriminator_lr),
+            self.adversary.player("d", (self.discriminator,), self.discriminator_terms, self.lr),
             Player("generator", (self.generator, self.heads), self.generator_terms, self.lr),
         ]
 
     def discriminator_terms(self, batch: Batch) -> Terms:
         """Tell target pictures from fakes."""
-        real, fake = self.discriminator(batch["target"]), self.discriminator(self._fake(batch).detach())
-        return {"real_fake": discriminator_loss(real, fake, self.adversarial)}
+        return self.adversary.discriminator_terms(self.discriminator, batch["target"], self._fake(batch), batch)
 
     def generator_terms(self, batch: Batch) -> Terms:
         """Fool the discriminator, and let each patch of the output resemble its own source patch."""
         fake = self._fake(batch)
-        fool = generator_loss(self.discriminator(fake), self.adversarial)
+        fool = self.adversary.generator_loss(self.discriminator, fake, batch)
         share = self.nce / 2 if self.identity else self.nce
         terms = {"fool": self.gan * fool, "nce": share * self._contrast(batch, "source", fake)}
         if self.identity:

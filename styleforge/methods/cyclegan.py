@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..configs import Range, Weight, Width
+from ..configs import Options, Range, Weight, Width
 from ..hub import PretrainedMixin
-from ..losses import Adversarial, discriminator_loss, generator_loss
 from ..models import PatchDiscriminator, ResnetGenerator
-from .base import Batch, History, Method, Player, Terms
+from .base import Adversary, Batch, History, Method, Player, Terms
 
 
 class CycleGAN(Method):
@@ -26,12 +25,11 @@ class CycleGAN(Method):
         discriminator_width: base channels of the discriminators.
         discriminator_layers: 3 judges patches of 70 px, 2 of 34 px (better for textures at 128 px).
         discriminator_downsample: see :class:`~styleforge.models.PatchDiscriminator`.
-        adversarial: see :func:`~styleforge.losses.discriminator_loss`.
         cycle: weight of getting the picture back, L1.
         identity: weight of leaving pictures of the other domain alone, as a share of `cycle`, L1.
         history: fakes remembered for the discriminators.
         lr: learning rate of the generators.
-        discriminator_lr: of the discriminators; as `lr` when null.
+        adversary: how the discriminators are trained, see :class:`~styleforge.methods.base.Adversary`.
     """
 
     data = "unpaired"
@@ -48,23 +46,25 @@ class CycleGAN(Method):
         discriminator_width: Width = 64,
         discriminator_layers: Annotated[int, Range(1, 8)] = 3,
         discriminator_downsample: Literal["stride", "blur"] = "stride",
-        adversarial: Adversarial = "lsgan",
         cycle: Weight = 10.0,
         identity: Weight = 0.5,
         history: Annotated[int, Range(0, 10_000)] = 50,
         lr: Annotated[float, Range(0, 1)] = 2e-4,
-        discriminator_lr: Annotated[float, Range(0, 1)] | None = None,
+        **adversary: Annotated[Any, Options(Adversary)],
     ) -> None:
         super().__init__()
-        self.adversarial, self.cycle, self.identity = adversarial, cycle, identity
-        self.lr, self.discriminator_lr = lr, lr if discriminator_lr is None else discriminator_lr
+        self.cycle, self.identity, self.lr = cycle, identity, lr
+        self.adversary = Adversary(**adversary)
 
         def generator() -> ResnetGenerator:
             return ResnetGenerator(width=width, blocks=blocks, downsample=downsample, upsample=upsample, border=border)
 
         def discriminator() -> PatchDiscriminator:
             return PatchDiscriminator(
-                width=discriminator_width, layers=discriminator_layers, downsample=discriminator_downsample
+                width=discriminator_width,
+                layers=discriminator_layers,
+                downsample=discriminator_downsample,
+                **self.adversary.discriminator_options,
             )
 
         self.to_target, self.to_source = generator(), generator()
@@ -75,8 +75,8 @@ class CycleGAN(Method):
         generators = (self.to_target, self.to_source)
         return [
             Player("generator", generators, self.generator_terms, self.lr),
-            Player("target_d", (self.target_discriminator,), self.target_terms, self.discriminator_lr),
-            Player("source_d", (self.source_discriminator,), self.source_terms, self.discriminator_lr),
+            self.adversary.player("target_d", (self.target_discriminator,), self.target_terms, self.lr),
+            self.adversary.player("source_d", (self.source_discriminator,), self.source_terms, self.lr),
         ]
 
     def generator_terms(self, batch: Batch) -> Terms:
@@ -85,8 +85,8 @@ class CycleGAN(Method):
         fake_target, fake_source = self.to_target(source), self.to_source(target)
         batch["fake_target"], batch["fake_source"] = fake_target.detach(), fake_source.detach()
         terms = {
-            "target": generator_loss(self.target_discriminator(fake_target), self.adversarial),
-            "source": generator_loss(self.source_discriminator(fake_source), self.adversarial),
+            "target": self.adversary.generator_loss(self.target_discriminator, fake_target, batch, "target"),
+            "source": self.adversary.generator_loss(self.source_discriminator, fake_source, batch, "source"),
             "cycle_source": self.cycle * F.l1_loss(self.to_source(fake_target), source),
             "cycle_target": self.cycle * F.l1_loss(self.to_target(fake_source), target),
         }
@@ -100,15 +100,13 @@ class CycleGAN(Method):
         """Tell target pictures from fakes, some of them older."""
         fakes = self._fakes(batch, "fake_target", self.to_target, "source")
         fakes = self.target_history(fakes, batch.generator("target history"))
-        real = self.target_discriminator(batch["target"])
-        return {"real_fake": discriminator_loss(real, self.target_discriminator(fakes), self.adversarial)}
+        return self.adversary.discriminator_terms(self.target_discriminator, batch["target"], fakes, batch)
 
     def source_terms(self, batch: Batch) -> Terms:
         """Tell source pictures from fakes, some of them older."""
         fakes = self._fakes(batch, "fake_source", self.to_source, "target")
         fakes = self.source_history(fakes, batch.generator("source history"))
-        real = self.source_discriminator(batch["source"])
-        return {"real_fake": discriminator_loss(real, self.source_discriminator(fakes), self.adversarial)}
+        return self.adversary.discriminator_terms(self.source_discriminator, batch["source"], fakes, batch)
 
     def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
         return {"": self.to_target, "reverse": self.to_source}

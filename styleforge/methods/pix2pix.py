@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..configs import Range, Weight, Width
+from ..configs import Options, Range, Weight, Width
 from ..hub import PretrainedMixin
-from ..losses import Adversarial, discriminator_loss, generator_loss
 from ..models import PatchDiscriminator, ResnetGenerator, UNetGenerator
-from .base import Batch, Method, Player, Terms
+from .base import Adversary, Batch, Method, Player, Terms
 
 
 class Pix2Pix(Method):
@@ -28,10 +27,9 @@ class Pix2Pix(Method):
         statistics: batch norm statistics at test time, see :class:`~styleforge.models.UNetGenerator`.
         discriminator_width: base channels of the discriminator.
         discriminator_layers: 3 judges patches of 70 px.
-        adversarial: see :func:`~styleforge.losses.discriminator_loss`. The paper has "vanilla".
         l1: weight of the distance to the target.
         lr: learning rate of the generator.
-        discriminator_lr: of the discriminator; as `lr` when null.
+        adversary: how the discriminators are trained, see :class:`~styleforge.methods.base.Adversary`.
     """
 
     data = "paired"
@@ -49,14 +47,13 @@ class Pix2Pix(Method):
         statistics: Literal["running", "batch"] = "running",
         discriminator_width: Width = 64,
         discriminator_layers: Annotated[int, Range(1, 8)] = 3,
-        adversarial: Adversarial = "lsgan",
         l1: Weight = 100.0,
         lr: Annotated[float, Range(0, 1)] = 2e-4,
-        discriminator_lr: Annotated[float, Range(0, 1)] | None = None,
+        **adversary: Annotated[Any, Options(Adversary)],
     ) -> None:
         super().__init__()
-        self.adversarial, self.l1 = adversarial, l1
-        self.lr, self.discriminator_lr = lr, lr if discriminator_lr is None else discriminator_lr
+        self.adversary = Adversary(**adversary)
+        self.l1, self.lr = l1, lr
         if generator == "unet":
             self.generator: PretrainedMixin = UNetGenerator(
                 width=width, downs=downs, norm=norm, dropout=dropout, statistics=statistics
@@ -64,27 +61,31 @@ class Pix2Pix(Method):
         else:
             self.generator = ResnetGenerator(width=width, blocks=blocks, norm=norm, dropout=dropout, upsample="resize")
         self.discriminator = PatchDiscriminator(
-            in_channels=6, width=discriminator_width, layers=discriminator_layers, norm=norm
+            in_channels=6,
+            width=discriminator_width,
+            layers=discriminator_layers,
+            **{"norm": norm, **self.adversary.discriminator_options},
         )
 
     def players(self) -> list[Player]:  # noqa: D102
         # The discriminator first, as in the reference: the generator then meets its newest opinion.
         return [
-            Player("d", (self.discriminator,), self.discriminator_terms, self.discriminator_lr),
+            self.adversary.player("d", (self.discriminator,), self.discriminator_terms, self.lr),
             Player("generator", (self.generator,), self.generator_terms, self.lr),
         ]
 
     def discriminator_terms(self, batch: Batch) -> Terms:
         """Tell (source, target) from (source, fake)."""
-        fake = self._judge(batch["source"], self._fake(batch).detach())
-        real = self._judge(batch["source"], batch["target"])
-        return {"real_fake": discriminator_loss(real, fake, self.adversarial)}
+        source = batch["source"]
+        real, fake = torch.cat([source, batch["target"]], 1), torch.cat([source, self._fake(batch)], 1)
+        return self.adversary.discriminator_terms(self.discriminator, real, fake, batch)
 
     def generator_terms(self, batch: Batch) -> Terms:
         """Pass as the target, and be near it."""
         fake = self._fake(batch)
+        pair = torch.cat([batch["source"], fake], 1)
         return {
-            "fool": generator_loss(self._judge(batch["source"], fake), self.adversarial),
+            "fool": self.adversary.generator_loss(self.discriminator, pair, batch),
             "l1": self.l1 * F.l1_loss(fake, batch["target"]),
         }
 
@@ -96,6 +97,3 @@ class Pix2Pix(Method):
         if "fake" not in batch:
             batch["fake"] = self.generator(batch["source"])
         return batch["fake"]
-
-    def _judge(self, source: Tensor, image: Tensor) -> Tensor:
-        return self.discriminator(torch.cat([source, image], dim=1))
