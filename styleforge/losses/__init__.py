@@ -11,8 +11,6 @@ from .perceptual import (
     content_loss,
     gram,
     gram_loss,
-    mean_std,
-    normalize,
     statistics_loss,
     style_perceptual,
 )
@@ -37,8 +35,6 @@ __all__ = [
     "gram_loss",
     "gray",
     "local_feature_loss",
-    "mean_std",
-    "normalize",
     "patch_nce",
     "path_length",
     "r1_penalty",

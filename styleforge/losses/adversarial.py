@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .precision import full_precision
+from ..precision import full_precision
 
 Adversarial = Literal["lsgan", "vanilla", "hinge", "wgan", "nonsaturating"]
 

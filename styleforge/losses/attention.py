@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..precision import full_precision
 from .pixel import total_variation
-from .precision import full_precision
 
 
 @full_precision

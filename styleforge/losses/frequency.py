@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..precision import full_precision
 from .pixel import gray
-from .precision import full_precision
 
 
 @full_precision
@@ -55,7 +55,7 @@ def power_profile(image: Tensor) -> Tensor:
     radii = _radii(*luma.shape[1:]).to(image.device)
     counts = radii.bincount()
     total = power.new_zeros(len(power), len(counts)).index_add(1, radii, power.flatten(1))
-    profile = (total / counts.clamp_min(1)).log1p()
+    profile = (total / counts).log1p()
     return profile / profile[:, :1].clamp_min(1)
 
 

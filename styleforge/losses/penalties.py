@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .precision import full, full_precision
+from ..precision import full, full_precision
 
 Judge = Callable[[Tensor], Tensor | Sequence[Tensor]]
 
@@ -64,8 +64,10 @@ def path_length(
     Returns:
         The penalty (the paper's weight is 2), and the mean to be kept for the next time.
     """
-    noise = torch.randn(images.shape, generator=generator).to(images.device) / math.sqrt(images[0, 0].numel())
-    (gradient,) = torch.autograd.grad((full(images) * noise).sum(), latents, create_graph=True)
+    images = full(images)
+    noise = torch.randn(images.shape, generator=generator).to(images)
+    seen = (images * noise).sum() / math.sqrt(images[0, 0].numel())
+    (gradient,) = torch.autograd.grad(seen, latents, create_graph=True)
     lengths = full(gradient).square().sum(-1).reshape(len(images), -1).mean(1).sqrt()
     mean = mean.lerp(lengths.mean().to(mean), decay)
     return (lengths - mean).square().mean(), mean.detach()

@@ -8,27 +8,11 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from .precision import full_precision
+from ..layers import mean_std
+from ..precision import full_precision
 
 Normalization = Literal["chw", "hw", "none"]
 StyleKind = Literal["statistics", "gram", "l1"]
-
-
-@full_precision
-def mean_std(features: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, both (B, C, 1, 1), as AdaIN has them.
-
-    The variance is the unbiased one, and `eps` is added to it.
-    """
-    variance = features.var((2, 3), keepdim=True) + eps
-    return features.mean((2, 3), keepdim=True), variance.sqrt()
-
-
-@full_precision
-def normalize(features: Tensor) -> Tensor:
-    """Features without their style: each channel with mean 0 and deviation 1, by :func:`mean_std`."""
-    mean, std = mean_std(features)
-    return (features - mean) / std
 
 
 @full_precision
@@ -44,7 +28,6 @@ def gram(features: Tensor, normalize: Normalization = "chw") -> Tensor:
     return matrix / {"chw": rows[0].numel(), "hw": rows.shape[2], "none": 1}[normalize]
 
 
-@full_precision
 def gram_loss(features: Tensor, target: Tensor, normalize: Normalization = "chw") -> Tensor:
     """Mean squared difference of Gram matrices.
 
@@ -62,7 +45,6 @@ def content_loss(features: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(features, target)
 
 
-@full_precision
 def statistics_loss(features: Tensor, target: Tensor) -> Tensor:
     """Mean squared difference of channel means, plus that of their deviations (AdaIN, Huang and Belongie, 2017).
 

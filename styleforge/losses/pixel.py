@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .precision import full_precision
+from ..precision import full_precision
 
 Variation = Literal["mean_abs", "mean_square", "sum_abs", "sum_square", "nine_point"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .precision import full_precision
+from ..precision import full_precision
 
 
 @full_precision

@@ -1,4 +1,4 @@
-"""Losses are computed in float32 or better, whatever the networks compute in."""
+"""Statistics and losses are computed in float32 or better, whatever the networks compute in."""
 
 from __future__ import annotations
 
