@@ -175,6 +175,16 @@ def hashed(key: str, shape: tuple[int, ...], *, seed: int = 0, gain: float = 1.4
     return torch.from_numpy(value.astype(np.float32).astype(np.float64)).reshape(shape)
 
 
+def by_formula(name: str, network: nn.Module, names: dict[str, str]) -> dict[str, Tensor]:
+    """Upstream's weights of a fixture that has a rule in place of a file, as many as our network has."""
+    rule, theirs = meta(name)["weights"], {}
+    for key, tensor in network.state_dict().items():
+        module, _, kind = key.rpartition(".")
+        their = f"{names[module]}.{kind}"
+        theirs[their] = hashed(their, tuple(tensor.shape), seed=rule["seed"], gain=rule["gain"])
+    return theirs
+
+
 def hashed_picture(key: str, *shape: int) -> Tensor:
     """A picture of noise in [-1, 1], float64."""
     return hashed(f"{key}.picture", (math.prod(shape),)).reshape(shape) * 10
@@ -184,4 +194,7 @@ def fill(network: nn.Module, *, seed: int = 0) -> nn.Module:
     """Give a network hashed weights in float64."""
     state = network.state_dict()
     network.double().load_state_dict({k: hashed(k, tuple(t.shape), seed=seed) for k, t in state.items()})
+    for module in network.modules():
+        if hasattr(module, "gain"):  # an equalised learning rate: weights are scaled when they are used
+            module.weight.data /= module.gain
     return network

@@ -1,16 +1,18 @@
-"""Discriminators that judge patches: PatchGAN (pix2pix, Isola et al., 2017) and its 1x1 form."""
+"""Discriminators that judge patches: PatchGAN (pix2pix, Isola et al., 2017), its 1x1 form, and several at once."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Annotated, Literal
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm as add_spectral_norm
 
 from ..configs import Channels, Range, Width
 from ..hub import Capabilities, PretrainedMixin
-from ..layers import BlurDown, Norm, init_normal, norm
+from ..layers import BlurDown, Norm, bound_gain, init_normal, norm
 
 
 class PatchDiscriminator(PretrainedMixin, tags=["discriminator"]):
@@ -51,11 +53,22 @@ class PatchDiscriminator(PretrainedMixin, tags=["discriminator"]):
                 steps.append(BlurDown())
         steps.append(nn.Conv2d(widths[-1], 1, 4, 1, 1))
         self.layers = nn.Sequential(*steps)
-        _finish(self, spectral_norm)
+        init_normal(self)
+        if spectral_norm:
+            bound_gain(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W) in [-1, 1] to logits (B, 1, h, w)."""
         return self.layers(image)
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """What feature matching compares (pix2pixHD): the maps (B, C, h, w) after each LeakyReLU, finest first."""
+        maps, x = [], image
+        for layer in self.layers[:-1]:
+            x = layer(x)
+            if isinstance(layer, nn.LeakyReLU):
+                maps.append(x)
+        return maps
 
 
 class PixelDiscriminator(PretrainedMixin, tags=["discriminator"]):
@@ -84,19 +97,74 @@ class PixelDiscriminator(PretrainedMixin, tags=["discriminator"]):
             # The reference gives this one a bias with instance norm only.
             nn.Conv2d(2 * width, 1, 1, bias=norm == "instance"),
         )
-        _finish(self, spectral_norm)
+        init_normal(self)
+        if spectral_norm:
+            bound_gain(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W) in [-1, 1] to logits (B, 1, H, W)."""
         return self.layers(image)
 
 
-def _finish(network: nn.Module, spectral_norm: bool) -> None:
-    init_normal(network)
-    if spectral_norm:
-        for module in list(network.modules()):
-            if isinstance(module, nn.Conv2d):
-                add_spectral_norm(module)
+class MultiScaleDiscriminator(PretrainedMixin, tags=["discriminator"]):
+    """Several PatchGANs, each on the picture at half the size of the one before (pix2pixHD, Wang et al., 2018).
+
+    The coarse ones judge the whole, the fine ones the texture. They do not share weights. The reference pads its
+    convolutions by 2, ours are those of :class:`PatchDiscriminator`.
+
+    Args:
+        scales: how many of them; 2 or 3 are usual.
+        in_channels: as for :class:`PatchDiscriminator`.
+        width: see there.
+        layers: see there.
+        norm: see there.
+        downsample: see there.
+        spectral_norm: see there.
+    """
+
+    def __init__(
+        self,
+        *,
+        scales: Annotated[int, Range(1, 5)] = 2,
+        in_channels: Channels = 3,
+        width: Width = 64,
+        layers: Annotated[int, Range(1, 8)] = 3,
+        norm: Norm = "instance",
+        downsample: Literal["stride", "blur"] = "stride",
+        spectral_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.scales = nn.ModuleList(
+            PatchDiscriminator(
+                in_channels=in_channels,
+                width=width,
+                layers=layers,
+                norm=norm,
+                downsample=downsample,
+                spectral_norm=spectral_norm,
+            )
+            for _ in range(scales)
+        )
+        smallest = self.scales[0].capabilities.smallest * 2 ** (scales - 1)
+        self.capabilities = Capabilities(smallest=smallest, output="logits")
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, in_channels, H, W) in [-1, 1] to the logits of all scales, (B, N)."""
+        return torch.cat([logits.flatten(1) for logits in self.judge(image)], 1)
+
+    def judge(self, image: Tensor) -> list[Tensor]:
+        """Logits (B, 1, h, w) of each scale, finest first: a loss that averages over them lets all count alike."""
+        return [network(x) for network, x in self._pyramid(image)]
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """As :meth:`PatchDiscriminator.features`, of all scales, finest first."""
+        return [feature for network, x in self._pyramid(image) for feature in network.features(x)]
+
+    def _pyramid(self, image: Tensor) -> Iterator[tuple[PatchDiscriminator, Tensor]]:
+        for number, network in enumerate(self.scales):
+            if number:
+                image = F.avg_pool2d(image, 3, 2, 1, count_include_pad=False)
+            yield network, image
 
 
 _norm = norm  # the constructors' argument of that name hides it

@@ -13,11 +13,23 @@ from ..hub import Capabilities, PretrainedMixin
 from ..layers import init_normal, norm
 
 
+class ResizeConv(nn.Conv2d):
+    """Double the size by repeating pixels, then conv4, which sees one pixel more to the left and above."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', 2H, 2W)."""
+        return super().forward(F.pad(F.interpolate(x, scale_factor=2, mode="nearest"), (2, 1, 2, 1)))
+
+
 class UNetGenerator(PretrainedMixin, tags=["image-to-image", "unet"]):
     """Convolutions down to a few pixels and up again, each level joined to its mirror image.
 
     As in the reference, what crosses to the other side has gone through the LeakyReLU of the next level (there
-    by an in-place operation).
+    by an in-place operation). The network of PyTorch-GAN and huggan is this one with instance norm, `skips="leaky"`
+    and `head="resize"`; it has dropout on the way down, too.
 
     Args:
         in_channels: channels of the input picture.
@@ -28,6 +40,8 @@ class UNetGenerator(PretrainedMixin, tags=["image-to-image", "unet"]):
         dropout: dropout of one half in the inner levels, while training.
         statistics: for batch norm at test time, "running" ones or those of the picture ("batch", as the
             reference's test script does).
+        skips: what has crossed goes through a ReLU before the way up ("relu", as in the reference) or not ("leaky").
+        head: the last step up: a transposed convolution, or a resize and a convolution.
     """
 
     def __init__(
@@ -40,8 +54,11 @@ class UNetGenerator(PretrainedMixin, tags=["image-to-image", "unet"]):
         norm: Literal["instance", "batch"] = "batch",
         dropout: bool = False,
         statistics: Literal["running", "batch"] = "running",
+        skips: Literal["relu", "leaky"] = "relu",
+        head: Literal["transpose", "resize"] = "transpose",
     ) -> None:
         super().__init__()
+        self.skips = skips
         self.capabilities = Capabilities(multiple=2**downs, smallest=2**downs)
         widths = [width * min(2**level, 8) for level in range(downs)]
         # The outermost and innermost way down have no norm. The reference gives all of them a bias with
@@ -59,7 +76,10 @@ class UNetGenerator(PretrainedMixin, tags=["image-to-image", "unet"]):
             self.down_norm.append(nn.Identity() if outer or inner else _norm(norm, outputs, statistics))
             mirrored = out_channels if outer else inputs
             joined = outputs if inner else 2 * outputs
-            self.up.append(nn.ConvTranspose2d(joined, mirrored, 4, 2, 1, bias=outer))
+            if outer and head == "resize":
+                self.up.append(ResizeConv(joined, mirrored))
+            else:
+                self.up.append(nn.ConvTranspose2d(joined, mirrored, 4, 2, 1, bias=outer))
             self.up_norm.append(nn.Identity() if outer else _norm(norm, mirrored, statistics))
             drops = dropout and 4 <= level < downs - 1
             self.dropout.append(nn.Dropout(0.5) if drops else nn.Identity())
@@ -78,11 +98,13 @@ class UNetGenerator(PretrainedMixin, tags=["image-to-image", "unet"]):
         for level, (conv, normalise) in enumerate(zip(self.down, self.down_norm, strict=True)):
             x = normalise(conv(x if level == 0 else skips[-1]))
             skips.append(F.leaky_relu(x, 0.2))
-        x = x.relu()  # the innermost level has no skip
+        if self.skips == "relu":
+            skips = [skip.relu() for skip in skips]
+        x = skips[-1]
         for level in reversed(range(len(self.up))):
             x = self.dropout[level](self.up_norm[level](self.up[level](x)))
             if level:
-                x = torch.cat([skips[level - 1].relu(), x.relu()], dim=1)
+                x = torch.cat([skips[level - 1], x.relu()], dim=1)
         return x.tanh()
 
 
