@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 SOMEWHERE = "organisation/name"
+SUMMARIES = {
+    ("image",): "An image style: a picture goes in, a styled picture of the same size comes out.",
+    (
+        "image",
+        "style",
+    ): "Any image style: a picture and a picture of the style go in, the first in the style of the second comes out.",
+    ("noise",): "New pictures of one kind, out of noise. They show no picture that went in: there is none.",
+}
 TEMPLATE = """\
 ---
 {{ front_matter }}
@@ -25,10 +33,21 @@ TEMPLATE = """\
 from styleforge import StylePipeline
 
 pipe = StylePipeline.from_pretrained("{{ repo }}"{% if subfolder %}, subfolder="{{ subfolder }}"{% endif %})
+{% if "noise" in inputs %}
+for number, picture in enumerate(pipe.generate(8, seed=0)):
+    picture.save(f"{number}.png")
+{% elif "style" in inputs %}
+pipe("photo.jpg", style="painting.jpg").save("styled.png")
+{% else %}
 pipe("photo.jpg").save("styled.png")
+{% endif %}
 ```
 
+{% if "noise" in inputs %}
+The same seed makes the same pictures.
+{% else %}
 The picture that comes out has the size of the one that goes in, whatever it is.
+{% endif %}
 
 ## Architecture
 
@@ -72,6 +91,7 @@ None is named. Ask the author before you use or change the weights.
 def render(
     config: Mapping[str, Any],
     *,
+    inputs: Sequence[str] = ("image",),
     name: str | None = None,
     repo: str = SOMEWHERE,
     subfolder: str = "",
@@ -89,6 +109,7 @@ def render(
 
     Args:
         config: what `config.json` holds.
+        inputs: what the network takes, see :class:`styleforge.hub.Capabilities`.
         name: title of the style.
         repo: what a user writes in `from_pretrained`; a push puts its repository in the place of the default.
         subfolder: folder of this style in the repository.
@@ -108,7 +129,7 @@ def render(
     class_name = config.get("_class_name", "unknown")
     front: dict[str, Any] = {
         "library_name": "styleforge",
-        "pipeline_tag": "image-to-image",
+        "pipeline_tag": "unconditional-image-generation" if "noise" in inputs else "image-to-image",
         "tags": list(dict.fromkeys(["styleforge", "style-transfer", class_name, *(tags or [])])),
         "inference": False,
     }
@@ -124,7 +145,8 @@ def render(
         repo=repo,
         subfolder=subfolder,
         license=license,
-        summary=summary or "An image style: a picture goes in, a styled picture of the same size comes out.",
+        inputs=inputs,
+        summary=summary or SUMMARIES[tuple(inputs)],
         samples=samples or [],
         class_name=class_name,
         config={k: v for k, v in config.items() if not k.startswith("_")},

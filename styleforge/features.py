@@ -269,17 +269,16 @@ def read(source: str | os.PathLike[str]) -> tuple[str, dict[str, Tensor]]:
 
 
 def fill(network: FeatureNetwork, source: str | os.PathLike[str]) -> None:
-    """Give `network` the weights of `source`, see :func:`read`, or random ones for "random" and "random-16x".
+    """Give `network` the weights of `source`, see :func:`read`, or the random ones of :func:`load`.
 
     Raises:
         WeightsMismatch: the weights are for another network.
         UnknownName, RepoError, ...: see :func:`read`.
     """
     if str(source) in RANDOM:
-        if _shapes(network).items() <= _shapes(build(RANDOM[str(source)])).items():
-            return
-        raise _mismatch(source, RANDOM[str(source)])
-    preset, tensors = read(source)
+        preset, tensors = RANDOM[str(source)], _random(str(source)).state_dict()
+    else:
+        preset, tensors = read(source)
     wanted = _shapes(network)
     if any(name not in tensors or tensors[name].shape != shape for name, shape in wanted.items()):
         raise _mismatch(source, preset)
@@ -301,9 +300,7 @@ def load(source: str | os.PathLike[str], *, last: str | None = None) -> FeatureN
     """
     options = {} if last is None else {"last": last}
     if str(source) in RANDOM:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(rng.seed_of("features", str(source)))
-            network = build(RANDOM[str(source)], **options)
+        network = _random(str(source), **options)
     else:
         preset, tensors = read(source)
         if PRESETS[preset][0] is VGG19 and last is None:  # a file may end early
@@ -333,6 +330,13 @@ def _fetch(repo: str, commit: str, digest: str) -> Path:
             found=error.__cause__,
             todo="Check the network (and HF_HUB_OFFLINE), or give a local safetensors file of VGG-19.",
         ) from error
+
+
+def _random(name: str, **options: Any) -> FeatureNetwork:
+    """The same weights every time, and with every `last`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng.seed_of("features", name))
+        return build(RANDOM[name], **options)
 
 
 def _freeze(network: FeatureNetwork) -> FeatureNetwork:

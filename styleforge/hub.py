@@ -345,7 +345,8 @@ class PretrainedMixin(
 
         config = {"_class_name": type(self).__name__, **self.config}
         of_class = [tag for tag in self._hub_mixin_info.model_card_data.tags or [] if tag != "model_hub_mixin"]
-        return ModelCard(card.render(config, **{**facts, "tags": [*of_class, *(facts.get("tags") or [])]}))
+        facts = {"inputs": self.capabilities.inputs, **facts, "tags": [*of_class, *(facts.get("tags") or [])]}
+        return ModelCard(card.render(config, **facts))
 
 
 class _WithoutDrawing(TorchFunctionMode):

@@ -88,3 +88,11 @@ def test_the_hubs_own_class_reads_it():
     assert model_card.data.library_name == "styleforge" and model_card.data.license == "mit"
     assert model_card.data.pipeline_tag == "image-to-image"
     assert "- `blocks`: 1" in model_card.text
+
+
+def test_cards_show_how_each_kind_is_used():
+    noise = card.render(CONFIG, inputs=("noise",))
+    assert front(noise)["pipeline_tag"] == "unconditional-image-generation"
+    assert "pipe.generate(8, seed=0)" in noise and "photo.jpg" not in noise
+    style = card.render(CONFIG, inputs=("image", "style"))
+    assert 'pipe("photo.jpg", style="painting.jpg")' in style and front(style)["pipeline_tag"] == "image-to-image"

@@ -205,3 +205,42 @@ def test_an_error_while_preparing_reaches_the_reader():
 
     with pytest.raises(DataError, match="gone"):
         next(data.batches(Broken(), 1, range(3)))
+
+
+def test_one_picture_stands_for_a_folder(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "style.png")
+    assert data.list_pictures(tmp_path / "style.png") == [tmp_path / "style.png"]
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(DataError, match="No such folder"):
+        data.list_pictures(tmp_path / "notes.txt")
+
+
+def test_pictures_alone_come_in_new_orders(tmp_path):
+    for i in range(5):
+        Image.new("RGB", (40, 40), (50 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    pictures = data.Images(None, tmp_path, data.RandomCrop(16, (1.0, 1.0)), seed=3)
+    assert len(pictures) == 5 and pictures.describe() == "5 pictures"
+    samples = [pictures[i] for i in range(10)]
+    assert all(set(s) == {"target"} and s["target"].shape == (3, 16, 16) for s in samples)
+    reds = [round(float(s["target"][0].mean() + 1) * 127.5) for s in samples]
+    assert sorted(reds[:5]) == sorted(reds[5:]) == [0, 50, 100, 150, 200] and reds[:5] != reds[5:]
+
+
+def test_styles_are_whole_unmirrored_and_in_turn(tmp_path):
+    for name in ("photos", "styles"):
+        (tmp_path / name).mkdir()
+    ramp = np.linspace(0, 255, 60).astype(np.uint8)
+    for i in range(3):
+        Image.new("RGB", (50, 40), (i, i, i)).save(tmp_path / "photos" / f"{i}.png")
+        array = np.zeros((40, 60, 3), np.uint8)
+        array[..., 0], array[..., 2] = ramp, 80 * i
+        Image.fromarray(array).save(tmp_path / "styles" / f"{i}.png")
+    styles = data.Styles(tmp_path / "photos", tmp_path / "styles", data.RandomCrop(20, (2.0, 2.0)), seed=0)
+    assert len(styles.domains["target"]) == 3 and styles.describe() == "3 pictures, 3 styles"
+    batch = next(data.batches(styles, 6, range(1)))
+    assert batch["style_index"].tolist() == [0, 1, 2, 0, 1, 2]
+    blues = ((batch["target"][:, 2].mean((1, 2)) + 1) * 127.5).round().tolist()
+    assert blues == [0, 80, 160, 0, 80, 160]
+    reds = batch["target"][:, 0].mean(1)  # rises by two thirds of its range: the largest square, never mirrored
+    assert (reds.diff(dim=1) > 0).all()
+    assert torch.allclose(reds[:, -1] - reds[:, 0], torch.full((6,), 2 * 40 / 60), atol=0.12)

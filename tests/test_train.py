@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
 
@@ -70,12 +71,20 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("method", [m for m in methods.METHODS if m != "pix2pix"])
-def test_a_run_leaves_a_style_a_log_samples_and_a_checkpoint(config, method):
-    settings = {**SMALL, "nce_blocks": [0], "patches": 16} if method in ("cut", "fastcut") else SMALL
-    style = train(config(method=method, settings=settings), quiet)
-    run = style.parent
-    assert StylePipeline.from_pretrained(style)(Image.new("RGB", (30, 20))).size == (30, 20)
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_a_run_leaves_a_style_a_log_samples_and_a_checkpoint(config, folders, method):
+    settings, size = tiny.settings(method), tiny.SIZE_OF.get(method, 32)
+    kind = methods.find(method).data
+    source = None if kind == "images" else folders[0]
+    target = {"paired": folders[0], "styles": f"{folders[1]}/0.png"}.get(kind, folders[1])
+    changes = {"source": source, "target": target, "size": size, "batch_size": 2, "settings": settings}
+    style = train(config(method=method, **changes), quiet)
+    run, picture, pipe = style.parent, Image.new("RGB", (30, 20)), StylePipeline.from_pretrained(style)
+    inputs = pipe.model.capabilities.inputs
+    if inputs == ("noise",):
+        assert pipe.generate(1)[0].size == (size, size)
+    else:
+        assert pipe(picture, style=Image.new("RGB", (40, 40)) if "style" in inputs else None).size == (30, 20)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert all(np.isfinite(v) for line in lines for v in line.values())
@@ -86,14 +95,37 @@ def test_a_run_leaves_a_style_a_log_samples_and_a_checkpoint(config, method):
     ]
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["step-00000003", "step-00000006"]
     assert json.loads((run / "train.json").read_text())["settings"] == settings
-    assert "6 of 1 pictures" in (style / "README.md").read_text()
+    card = (style / "README.md").read_text()
+    assert "6 of 2 pictures" in card
+    assert ("pipe.generate(8" in card) == (inputs == ("noise",)) and ('style="painting' in card) == ("style" in inputs)
     assert not [p for p in run.rglob("*") if ".tmp" in p.name]
 
 
-def test_pix2pix_from_pairs(config, folders):
-    settings = {"width": 4, "downs": 5, "discriminator_width": 4, "discriminator_layers": 1, "dropout": True}
-    style = train(config(method="pix2pix", target=folders[0], settings=settings), quiet)
-    assert StylePipeline.from_pretrained(style)(Image.new("RGB", (33, 20))).size == (33, 20)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": None}, r"cyclegan needs a folder.*--source"),
+        ({"method": "dcgan"}, r"dcgan makes pictures from noise.*Leave out --source"),
+        ({"settings": {"size": 64}, "method": "dcgan", "source": None}, r"size belongs to the run"),
+        ({"method": "dcgan", "source": None, "size": 48, "settings": {}}, r"'size' cannot be used.*found 48"),
+        (
+            {"method": "fast_style", "settings": {"features": "random-16x", "styles": 2}},
+            r"found 5; allowed: 2.*--styles 5",
+        ),
+        ({"method": "dcgan", "source": None, "size": 64, "settings": {}, "preview": "x"}, r"Leave out --preview"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else "-".join(value),
+)
+def test_data_that_does_not_fit_the_method(config, changes, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        train(config(**changes), quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_size_and_batch_are_those_of_the_method_unless_given(config):
+    assert (config(size=None).size, config(batch_size=None).batch_size) == (256, 1)
+    noise = config(method="dcgan", source=None, size=None, batch_size=None)
+    assert (noise.size, noise.batch_size) == (128, 32)
 
 
 def test_cyclegan_publishes_the_way_back_too(config):

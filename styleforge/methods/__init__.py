@@ -27,6 +27,7 @@ class Entry(NamedTuple):
 METHODS: dict[str, Entry] = {
     "cyclegan": Entry("cyclegan", "CycleGAN", {}, "unpaired pictures, there and back"),
     "pix2pix": Entry("pix2pix", "Pix2Pix", {}, "pairs of pictures with the same file name"),
+    "dcgan": Entry("dcgan", "DCGAN", {}, "new pictures like the given ones, out of noise"),
     "cut": Entry("cut", "CUT", {}, "unpaired pictures, one way, calm colours"),
     "fastcut": Entry(
         "cut",
@@ -34,6 +35,29 @@ METHODS: dict[str, Entry] = {
         {"nce": 10.0, "identity": False, "flip_equivariance": True},
         "unpaired pictures, one way, the quickest",
     ),
+    "ugatit": Entry("ugatit", "UGATIT", {}, "unpaired pictures, there and back, for styles that change shapes"),
+    "adain": Entry("adain", "AdaIN", {}, "any style, by the statistics of a VGG's features"),
+    "attention": Entry("attention", "Attention", {}, "any style, each place from where the style resembles it"),
+    "sanet": Entry(
+        "attention",
+        "SANet",
+        {
+            "attention": "sanet",
+            "shallow": False,
+            "skip": False,
+            "content": 1.0,
+            "style": 3.0,
+            "local": 0.0,
+            "identity": 50.0,
+            "identity_features": 1.0,
+        },
+        "any style, its features on top of the picture's",
+    ),
+    "microast": Entry("microast", "MicroAST", {}, "any style, half a million weights"),
+    "fast_style": Entry("fast_style", "FastStyle", {}, "pictures, and one or several pictures of a style"),
+    "multiscale": Entry("multiscale", "MultiScale", {}, "unpaired pictures, into abstract art"),
+    "animegan": Entry("animegan", "AnimeGAN", {}, "unpaired photographs and drawings, for clear edges"),
+    "stylegan2": Entry("stylegan2", "StyleGAN2", {}, "new pictures from noise, whose coarse and fine can be mixed"),
 }
 
 __all__ = ["METHODS", "Entry", "build", "find", "settings"]

@@ -1,0 +1,137 @@
+"""Pictures in any style, in one of several learnt ones, and out of noise: through the pipeline and the command line."""
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from styleforge import StylePipeline, cli, images
+from styleforge.errors import ConfigError, ImageError
+from styleforge.models import AdaINGenerator, DCGANGenerator, ResnetGenerator, TransformerNet
+
+
+def picture(width, height, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def arbitrary():
+    torch.manual_seed(0)
+    network = AdaINGenerator(backbone="vgg19-16x")
+    for module in network.modules():  # as they begin, the last of many layers would see nothing of the first
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    return StylePipeline(network)
+
+
+@pytest.fixture(scope="module")
+def several():
+    torch.manual_seed(0)
+    network = TransformerNet(width=4, blocks=1, styles=3)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return StylePipeline(network)
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    torch.manual_seed(0)
+    return StylePipeline(DCGANGenerator(width=4, size=64))
+
+
+def test_any_style_of_any_size_on_any_picture(arbitrary, tmp_path):
+    content = picture(37, 50)
+    styles = [picture(64, 40, 1), picture(17, 90, 2), picture(3, 5, 3)]
+    results = [arbitrary(content, style=style) for style in styles]
+    assert all(result.size == content.size for result in results)
+    assert len({result.tobytes() for result in results}) == 3
+    styles[0].save(tmp_path / "style.png")
+    assert arbitrary(content, style=tmp_path / "style.png").tobytes() == results[0].tobytes()
+    both = arbitrary([content, content], style=styles[0])
+    assert [one.tobytes() for one in both] == [results[0].tobytes()] * 2
+
+
+def test_large_styles_are_reduced(arbitrary, monkeypatch):
+    seen = []
+    monkeypatch.setattr(arbitrary.model, "forward", lambda image, style, strength: seen.append(style.shape) or image)
+    arbitrary(picture(16, 16), style=picture(1100, 900))
+    ((_, _, height, width),) = seen
+    assert (height, width) == (512, 624) and width / height == pytest.approx(1100 / 900, rel=0.01)
+
+
+def test_strength_belongs_to_the_network_where_it_has_one(arbitrary):
+    content, style = picture(32, 32), picture(32, 32, 1)
+    none, half, full = (
+        torch.from_numpy(arbitrary(content, style=style, strength=s, output_type="np")) for s in (0, 0.5, 1)
+    )
+    assert (none - torch.from_numpy(np.array(content) / 255)).abs().max() < 1e-6  # exactly the picture at 0
+    assert not torch.allclose(half, (none + full) / 2, atol=1e-3)  # features are blended, not pixels
+
+
+@pytest.mark.parametrize(("style", "error"), [(None, ConfigError), ("no-such-file.png", ImageError)])
+def test_a_style_that_is_missing(arbitrary, style, error):
+    with pytest.raises(error, match=r"--reference|no-such-file"):
+        arbitrary(picture(16, 16), style=style)
+
+
+def test_learnt_styles_are_chosen_by_number_or_weights(several):
+    content = picture(20, 24)
+    results = [several(content, style=n).tobytes() for n in range(3)]
+    assert len(set(results)) == 3
+    assert several(content).tobytes() == results[0]
+    assert several(content, style=[0, 2.0, 0]).tobytes() == results[1]
+    assert several(content, style=[1, 1, 0]).tobytes() not in results
+
+
+@pytest.mark.parametrize("style", [3, -1, [1.0], [0, 0, 0], "monet.jpg", ["a", "b", "c"]])
+def test_learnt_styles_that_are_not_there(several, style):
+    with pytest.raises(ConfigError, match="a number below 3, or 3 weights"):
+        several(picture(16, 16), style=style)
+
+
+def test_a_style_for_a_network_that_has_one():
+    with pytest.raises(ConfigError, match="learnt one style"):
+        StylePipeline(ResnetGenerator(width=2, blocks=0))(picture(16, 16), style=picture(8, 8))
+
+
+def test_pictures_from_noise_depend_on_the_seed_only(noisy):
+    four, two, other = noisy.generate(4, seed=1), noisy.generate(2, seed=1), noisy.generate(2, seed=2)
+    assert all(image.size == (64, 64) and image.mode == "RGB" for image in four)
+    assert [i.tobytes() for i in four[:2]] == [i.tobytes() for i in two]
+    assert len({i.tobytes() for i in four + other}) == 6
+    (array,) = noisy.generate(1, seed=1, output_type="np")
+    assert array.shape == (64, 64, 3) and np.abs(array * 255 - np.array(two[0])).max() <= 0.501
+
+
+def test_each_network_says_how_it_is_used(noisy, several):
+    with pytest.raises(ConfigError, match=r"pipe\.generate"):
+        noisy(picture(8, 8))
+    with pytest.raises(ConfigError, match=r"pipe\(image\)"):
+        several.generate(1)
+    with pytest.raises(ConfigError, match="'pil', 'np', 'pt'"):
+        noisy.generate(1, output_type="jpg")
+
+
+def test_the_command_line_takes_references_and_makes_pictures(arbitrary, several, noisy, tmp_path):
+    for name, pipe in (("arbitrary", arbitrary), ("several", several), ("noisy", noisy)):
+        pipe.save_pretrained(tmp_path / name)
+    content, style = picture(30, 20), picture(40, 40, 1)
+    content.save(tmp_path / "content.png")
+    style.save(tmp_path / "style.png")
+
+    def call(*arguments):
+        return CliRunner().invoke(cli.cli, [str(a) for a in arguments], standalone_mode=True)
+
+    base = ("stylize", tmp_path / "content.png", "--output", tmp_path / "out.png", "--device", "cpu")
+    assert call(*base, "--style", tmp_path / "arbitrary", "--reference", tmp_path / "style.png").exit_code == 0
+    assert Image.open(tmp_path / "out.png").tobytes() == arbitrary(content, style=style).tobytes()
+    assert call(*base, "--style", tmp_path / "several", "--reference", "2").exit_code == 0
+    assert Image.open(tmp_path / "out.png").tobytes() == several(content, style=2).tobytes()
+    made = call("generate", "--style", tmp_path / "noisy", "-o", tmp_path / "made", "-n", 3, "--seed", 7)
+    assert made.exit_code == 0
+    files = sorted((tmp_path / "made").iterdir())
+    assert made.output.split() == [str(f) for f in files] and len(files) == 3
+    for file, expected in zip(files, noisy.generate(3, seed=7), strict=True):
+        assert images.read(file).rgb.tobytes() == expected.tobytes()
