@@ -1,4 +1,4 @@
-"""The command line: `styleforge stylize | generate | train | push | styles`.
+"""The command line: `styleforge stylize | generate | invert | train | push | styles`.
 
 Nothing heavy is imported before a command runs, so that `--help` answers at once. Options of `train` come from
 the same signatures that check a configuration: what a method accepts, the command line offers.
@@ -157,6 +157,67 @@ def generate(
     )
     for number, picture in enumerate(pipe.generate(count, seed=seed)):
         click.echo(images.save(picture, output / f"{seed}-{number:04d}.png"))
+
+
+@cli.command()
+@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--style", "-s", required=True, help="A StyleGAN2: folder, or organisation/name on the Hub.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="Folder for what is found.")
+@click.option("--space", type=click.Choice(["w+", "w"]), default="w+", show_default=True, help="w stays better to mix.")
+@click.option("--steps", type=click.IntRange(1), default=500, show_default=True, help="Steps of the search.")
+@click.option("--features", help="Feature network that has to agree too: vgg19, or a local file.")
+@click.option("--from-scale", type=int, help="With two pictures: from this scale on (4, 8, ...) as the second one.")
+@click.option("--between", type=click.IntRange(2), help="With two pictures: so many on the way from one to the other.")
+@click.option("--device", help="Where to compute, e.g. cpu or cuda; the best there is by default.")
+def invert(
+    pictures: tuple[Path, ...],
+    style: str,
+    output: Path,
+    space: Literal["w+", "w"],
+    steps: int,
+    features: str | None,
+    from_scale: int | None,
+    between: int | None,
+    device: str | None,
+) -> None:
+    """Find PICTURES in the codes of a StyleGAN2, and mix two of them (Image2StyleGAN).
+
+    Writes what the generator makes of each picture, the codes (codes.safetensors), and mixtures.
+    """
+    import torch
+
+    from . import features as feature_networks
+    from . import images, weights
+    from . import invert as inversion
+    from .models import StyleGAN2Generator
+    from .pipeline import StylePipeline
+
+    if (from_scale or between) and len(pictures) != 2:
+        raise ConfigError("Mixtures are of two pictures", found=len(pictures), todo="Name two.")
+    generator = StylePipeline.from_pretrained(style, device=device).model
+    if not isinstance(generator, StyleGAN2Generator):
+        raise ConfigError(
+            "Only the pictures of a StyleGAN2 have codes",
+            where=style,
+            found=type(generator).__name__,
+            todo="Train one with `styleforge train stylegan2`.",
+        )
+    seen = feature_networks.load(features, last=inversion.LAYERS[-1]).to(generator.device) if features else None
+    wanted = torch.cat([images.square(images.read(p), generator.config["size"]) for p in pictures]).to(generator.device)
+    codes = inversion.invert(generator, wanted, space=space, steps=steps, features=seen)
+    named = dict(zip([f"{n}-{p.stem}" for n, p in enumerate(pictures)], codes.split(1), strict=True))
+    if from_scale:
+        named["mixed"] = inversion.mix(codes[:1], codes[1:], from_scale)
+    for n in range(between or 0):
+        named[f"between-{n}"] = inversion.interpolate(codes[:1], codes[1:], n / (between - 1))
+    weights.write(output / "codes.safetensors", {"codes": codes})
+    for name, code in named.items():
+        with torch.no_grad():
+            made = generator.synthesize(code).clamp(-1, 1)
+        file = images.save(images.to_pil(made), output / f"{name}.png")
+        number = name.partition("-")[0]
+        error = (made - wanted[int(number)]).square().mean() / 4 if number.isdecimal() else None
+        click.echo(f"{file}" if error is None else f"{file}  (PSNR {-10 * error.log10():.1f} dB)")
 
 
 @cli.group(cls=Methods)

@@ -27,6 +27,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageCms
 from torch import Tensor
 
@@ -520,6 +521,18 @@ def save(image: Image.Image, path: str | os.PathLike, *, quality: int = 95) -> P
 
 
 # ---------------------------------------------------------------------------------------- pad and crop
+
+
+def square(picture: Picture, size: int) -> Tensor:
+    """The largest square in the middle of a picture, as (1, 3, size, size) in [-1, 1]."""
+    image = picture.tensor()
+    height, width = image.shape[2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    middle = image[:, :, top : top + side, left : left + side]
+    if side == size:
+        return middle
+    return F.interpolate(middle, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
 
 
 class Crop(NamedTuple):

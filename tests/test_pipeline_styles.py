@@ -8,7 +8,7 @@ from PIL import Image
 
 from styleforge import StylePipeline, cli, images
 from styleforge.errors import ConfigError, ImageError
-from styleforge.models import AdaINGenerator, DCGANGenerator, ResnetGenerator, TransformerNet
+from styleforge.models import AdaINGenerator, DCGANGenerator, ResnetGenerator, StyleGAN2Generator, TransformerNet
 
 
 def picture(width, height, seed=0):
@@ -135,3 +135,42 @@ def test_the_command_line_takes_references_and_makes_pictures(arbitrary, several
     assert made.output.split() == [str(f) for f in files] and len(files) == 3
     for file, expected in zip(files, noisy.generate(3, seed=7), strict=True):
         assert images.read(file).rgb.tobytes() == expected.tobytes()
+
+
+def test_the_square_in_the_middle():
+    array = np.zeros((8, 20, 3), np.uint8)
+    array[:, 6:14] = 255
+    square = images.square(images.read(array), 8)
+    assert square.shape == (1, 3, 8, 8) and torch.equal(square, torch.ones(1, 3, 8, 8))
+    smaller = images.square(images.read(np.array(picture(50, 30))), 16)
+    assert smaller.shape == (1, 3, 16, 16) and smaller.abs().max() <= 1 and smaller.std() > 0.05
+
+
+def test_two_pictures_are_inverted_and_mixed(tmp_path):
+    torch.manual_seed(0)
+    generator = StyleGAN2Generator(size=16, width=2, noise_size=8, style_size=8, mapping_layers=2).eval()
+    generator.save_pretrained(tmp_path / "style")
+    for name, seed in (("a", 1), ("b", 2)):
+        StylePipeline(generator).generate(1, seed=seed)[0].save(tmp_path / f"{name}.png")
+    pictures = [str(tmp_path / f"{name}.png") for name in "ab"]
+    options = ["--style", str(tmp_path / "style"), "-o", str(tmp_path / "out"), "--steps", "40", "--device", "cpu"]
+    result = CliRunner().invoke(cli.cli, ["invert", *pictures, *options, "--from-scale", "8", "--between", "3"])
+    assert result.exit_code == 0, result.output
+    names = ["0-a", "1-b", "between-0", "between-1", "between-2", "mixed"]
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == sorted(
+        [*(f"{n}.png" for n in names), "codes.safetensors"]
+    )
+    made = {n: (tmp_path / "out" / f"{n}.png").read_bytes() for n in names}
+    assert made["between-0"] == made["0-a"] and made["between-2"] == made["1-b"]
+    assert len({made["mixed"], made["0-a"], made["1-b"], made["between-1"]}) == 4
+    assert result.output.count("PSNR") == 2
+    errors = [
+        (["invert", pictures[0], *options, "--between", "3"], "of two pictures"),
+        (["invert", *pictures, *options, "--from-scale", "5"], "no such scale"),
+    ]
+    for arguments, sentence in errors:
+        with pytest.raises(ConfigError, match=sentence):
+            CliRunner().invoke(cli.cli, arguments, catch_exceptions=False)
+    StylePipeline(ResnetGenerator(width=2, blocks=0)).save_pretrained(tmp_path / "style")
+    with pytest.raises(ConfigError, match="have codes"):
+        CliRunner().invoke(cli.cli, ["invert", *pictures, *options], catch_exceptions=False)
