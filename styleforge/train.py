@@ -22,7 +22,7 @@ from . import __version__, checkpoint, configs, data, images, methods, rng
 from .configs import Range
 from .errors import CheckpointError, ConfigError, MissingExtra, TrainingDiverged
 from .files import write_text
-from .hub import CARD_NAME
+from .hub import CARD_NAME, PretrainedMixin
 from .methods.base import Batch, Player
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
     method = methods.build(config.method, _settings(config)).to(device)
     if device.type == "cuda":  # on CPUs the norms and pads cost more in this layout than convolutions gain
         method.to(memory_format=torch.channels_last)
-    _check_size(config.size, method.styles())
+    _check_size(config.size, method)
     if config.preview and method.data in ("paired", "images"):
         raise ConfigError(
             "A folder of preview pictures is of no use here",
@@ -478,15 +478,18 @@ def _check_targets(method: Any, pictures: data.Data) -> None:
         )
 
 
-def _check_size(size: int, styles: dict[str, Any]) -> None:
-    for style in styles.values():
-        can = style.capabilities
+def _check_size(size: int, method: nn.Module) -> None:
+    """Whether every network of the method, discriminators too, takes squares of this size."""
+    for network in method.modules():
+        if not isinstance(network, PretrainedMixin):
+            continue
+        can = network.capabilities
         if size % can.multiple or size < can.smallest:
             raise ConfigError(
-                f"Pictures of this size do not fit {type(style).__name__}",
+                f"Pictures of this size do not fit {type(network).__name__}",
                 found=f"size = {size}",
                 allowed=f"multiples of {can.multiple}, from {can.smallest} on",
-                todo="Change --size, or the settings of the network (a U-Net with fewer --downs).",
+                todo="Change --size, or the settings of the network (fewer --downs or --discriminator-layers).",
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import golden
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
@@ -165,20 +166,21 @@ def test_contrast_needs_others(batch, weight, there):
     assert ("contrast" in method.terms(Batch({"source": content, "target": style}, 0, 0, 0))) == there
 
 
-@each
-def test_it_learns(name):
+@pytest.mark.parametrize(("name", "lr"), [("adain", 1e-3), ("microast", 2e-3)])
+def test_it_learns(name, lr):
     torch.manual_seed(0)
-    method = methods.build(name, {**SMALL[name], "lr": 1e-3}).train()
+    method = methods.build(name, {**SMALL[name], "lr": lr}).train()
     judge = method.model.encoder if name == "adain" else method.features
     for conv in judge.convs.values():  # torch's own weights make all features of random networks alike
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-    content, style = (x.float() for x in pictures(2, (32, 32), (32, 32)))
-    (player,), batch, history = method.players(), Batch({"source": content, "target": style}, 0, 0, 0), []
+    coarse = pictures(2, (4, 4), (4, 4))
+    content, style = (F.interpolate(x.float(), scale_factor=8, mode="bilinear") for x in coarse)
+    (player,), batch, losses = method.players(), Batch({"source": content, "target": style}, 0, 0, 0), []
     optimizer = player.optimizer()
-    for _ in range(40):
-        terms = player.loss(batch)
-        history.append({key: term.item() for key, term in terms.items()})
+    for _ in range(50):
+        loss = sum(player.loss(batch).values())
+        losses.append(loss.item())
         optimizer.zero_grad()
-        sum(terms.values()).backward()
+        loss.backward()
         optimizer.step()
-    assert all(history[-1][key] < 0.5 * history[0][key] for key in history[0])
+    assert losses[-1] < 0.4 * losses[0]  # 0.16 and 0.03

@@ -34,10 +34,6 @@ def batch(size=48, count=2, turn=0):
     return Batch({"source": picture(*shape), "target": picture(*shape, seed=1).abs()}, 0, turn, 0)
 
 
-def player(made, name):
-    return next(p for p in made.players() if p.name == name)
-
-
 # -- the network --
 
 
@@ -61,7 +57,7 @@ def test_channels_and_sizes_of_every_scale(scales):
 
 
 def effects(network):
-    """For each scale of the output: whether it changes with the weights that only scale s of the encoder has."""
+    """For each branch of the encoder: the pictures that its own first weights can change."""
     x = picture(1, 3, 32, 32)
     rows = []
     for stem in network.stems:
@@ -118,6 +114,7 @@ def test_patches_cover_as_much_of_the_picture_at_every_scale():
     assert all(d.config["spectral_norm"] for d in made.discriminators)
     sizes = [128 >> scale for scale in range(4)]
     assert all(s >= d.capabilities.smallest for s, d in zip(sizes, made.discriminators, strict=False))
+    assert {p.name: p.lr for p in made.players()} == {"d": 4e-4, "generator": 2e-4}
 
 
 @pytest.mark.parametrize("kind", ["hinge", "lsgan"])

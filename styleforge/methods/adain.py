@@ -23,11 +23,13 @@ class AdaIN(Method):
     The paper's rate falls as 1 / (1 + 5e-5 steps); here it falls as the run says.
 
     Args:
-        backbone: see :class:`~styleforge.models.AdaINGenerator`.
-        features: weights of the encoder, see :func:`styleforge.features.fill`.
+        backbone: the encoder: torchvision's VGG-19, the normalised one of the paper, or one with a quarter of the
+            channels. The decoder mirrors it.
+        features: its weights: "vgg19" from the Hub, or a local safetensors file.
         content: weight of getting the features back that the decoder was given.
         style: weight of the style's means and deviations in four layers.
-        normalize: see :func:`distances`.
+        normalize: compare as if the mean of each layer were 1, which the papers' encoder has by itself; without it
+            the layers with the largest values decide.
         lr: learning rate of the decoder.
     """
 
@@ -76,8 +78,8 @@ def distances(
 ) -> tuple[Tensor, Tensor]:
     """How far features are from a content at relu4_1, and in all layers from the statistics of a style.
 
-    The papers' weights are for a VGG-19 that was scaled until the mean of each layer was 1. Of others one layer may
-    be ten times as large as the next, and alone decide.
+    The papers' weights are for a VGG-19 that was scaled until the mean of each layer was 1. In the compressed one
+    the second block's is several times that of the fourth.
 
     Args:
         found: features of the output, by layer.

@@ -14,7 +14,6 @@ from ..layers import normalize
 from ..losses import attention_entropy, attention_variation, content_loss, local_feature_loss, statistics_loss
 from ..models import AttentionGenerator
 from ..models.attention import LAYERS, Features, Kind, adapt, attention_weights, keys, thin
-from .adain import layer_weights
 from .base import Batch, Method, Player, Terms
 
 
@@ -38,7 +37,8 @@ class Attention(Method):
             makes of source and style.
         identity: weight of getting a picture back whose style is itself, squared error of pixels in [0, 1].
         identity_features: weight of the same of its features.
-        normalize: see :func:`~styleforge.methods.adain.layer_weights`; the papers' VGG-19 needs it not.
+        normalize: divide each layer by its mean in the style pictures. The papers' weights are for a VGG-19 that was
+            scaled until these are 1; of others one layer may be ten times as large as the next, and alone decide.
         entropy: weight of looking at few places (at relu4_1). Neither paper has this one or the next.
         variation: weight of neighbours looking at the same places (at relu4_1).
         lr: learning rate of attention and decoder.
@@ -87,7 +87,7 @@ class Attention(Method):
         content, style = self.generator.extract(batch["source"]), self.generator.extract(batch["target"])
         styled = self.generator.decoder(*self.generator.attention(content, style))
         found = self.generator.extract(styled)
-        weights = layer_weights(style, self.normalize)
+        weights = {layer: x.mean() ** -2 if self.normalize else 1.0 for layer, x in style.items()}
         distance = sum(weights[layer] * statistics_loss(found[layer], style[layer]) for layer in self.style_layers)
         terms = {"style": self.style * distance}
         if self.content:

@@ -21,12 +21,13 @@ class MicroAST(Method):
     The paper's rate falls as 1 / (1 + 5e-5 steps); here it falls as the run says.
 
     Args:
-        width: see :class:`~styleforge.models.MicroASTGenerator`.
-        features: the network that judges, see :func:`styleforge.features.load`.
+        width: channels after the first convolution.
+        features: the network that judges: "vgg19" from the Hub, or a local safetensors file.
         content: weight of the source's features.
         style: weight of the style's means and deviations in four layers.
-        normalize: see :func:`~styleforge.methods.adain.distances`.
-        contrast: weight of :func:`signal_contrast`; needs at least two pictures in a batch.
+        normalize: compare as if the mean of each layer were 1, which the papers' encoder has by itself; without it
+            the layers with the largest values decide.
+        contrast: weight of being read as the own style and not as others of the batch, which needs two pictures.
         lr: learning rate.
     """
 
@@ -80,7 +81,7 @@ class MicroAST(Method):
 def signal_contrast(found: Tensor, wanted: Tensor) -> Tensor:
     """How far signals are from their own style, as a share of how far they are from all others, summed.
 
-    The official code compares a part of the negatives with other outputs instead; this is the paper's formula.
+    The official code takes a part of what is far from other outputs instead of their styles, probably by mistake.
 
     Args:
         found: signals of outputs, (B, ...).
