@@ -67,11 +67,6 @@ class AdaIN(Method):
     def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
         return {"": self.model}
 
-    def preview(  # noqa: D102
-        self, images: dict[str, Tensor], styles: dict[str, PretrainedMixin], generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        return {**images, "styled": styles[""](images["source"], images["target"])}
-
 
 def distances(
     found: dict[str, Tensor], content: Tensor, style: dict[str, Tensor], normalize: bool

@@ -105,11 +105,6 @@ class Attention(Method):
     def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
         return {"": self.generator}
 
-    def preview(  # noqa: D102
-        self, images: dict[str, Tensor], styles: dict[str, PretrainedMixin], generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        return {**images, "styled": styles[""](images["source"], images["target"])}
-
     def _local(self, found: Features, content: Features, style: Features) -> dict[str, Tensor]:
         """AdaAttN's local feature loss by layer: attention by keys and features as they are, from relu2_1 on."""
         shallow, most, losses = self.generator.attention.shallow, self.generator.config["max_keys"], {}

@@ -214,8 +214,11 @@ class Method(nn.Module):
         Returns:
             Pictures (1, 3, H, W) by column title.
         """
-        shown = images if self.data == "paired" else {"source": images["source"]}
-        return {**shown, "styled": styles[""](images["source"])}
+        style, source = styles[""], images["source"]
+        if "style" in style.capabilities.inputs:
+            return {**images, "styled": style(source, images["target"])}
+        shown = images if self.data == "paired" else {"source": source}
+        return {**shown, "styled": style(source)}
 
 
 class History(nn.Module):

@@ -72,11 +72,6 @@ class MicroAST(Method):
     def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
         return {"": self.model}
 
-    def preview(  # noqa: D102
-        self, images: dict[str, Tensor], styles: dict[str, PretrainedMixin], generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        return {**images, "styled": styles[""](images["source"], images["target"])}
-
 
 def signal_contrast(found: Tensor, wanted: Tensor) -> Tensor:
     """How far signals are from their own style, as a share of how far they are from all others, summed.
