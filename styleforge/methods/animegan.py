@@ -102,19 +102,17 @@ class AnimeGAN(Method):
         seen = self._see(fake)
         with torch.no_grad():
             shown = self._see(source)
-        terms = {
-            "content": self.content * _share(seen, shown),
-            "color": self.color * color_loss(fake, source),
-            "tv": self.tv * total_variation(fake, "mean_square"),
-        }
+        content = self.content * _share(seen, shown)
         if batch.turn < self.warmup:
-            return terms
+            return {"content": content, "photograph": self.color * F.l1_loss(fake, source)}
         with torch.no_grad():
             texture = gram(self._see(gray(batch["target"]).expand_as(batch["target"])))
         return {
-            **terms,
             "fool": self.gan * self.adversary.generator_loss(self.discriminator, fake, batch),
+            "content": content,
             "style": self.style * _share(gram(seen), texture),
+            "color": self.color * color_loss(fake, source),
+            "tv": self.tv * total_variation(fake, "mean_square"),
         }
 
     def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
