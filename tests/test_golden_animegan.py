@@ -68,5 +68,6 @@ def test_gradients(name):
 
 
 def test_the_file_as_it_is_released():
-    ours, other = (build("animegan2_scaled", file).state_dict() for file in ("model.safetensors", "face_paint_512_v2.pt"))
+    files = ("model.safetensors", "face_paint_512_v2.pt")
+    ours, other = (build("animegan2_scaled", file).state_dict() for file in files)
     assert ours.keys() == other.keys() and all(torch.equal(t, other[key]) for key, t in ours.items())

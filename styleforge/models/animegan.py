@@ -81,7 +81,8 @@ class AnimeGANGenerator(PretrainedMixin, tags=["image-to-image", "animegan"]):
         )
         self.head = nn.Conv2d(width, 3, 1, bias=False)
         init_normal(self)
-        nn.init.kaiming_normal_(self.head.weight, nonlinearity="linear")  # no norm behind it would make small ones large
+        # No norm behind it would make small weights large.
+        nn.init.kaiming_normal_(self.head.weight, nonlinearity="linear")
 
     def forward(self, image: Tensor) -> Tensor:
         """Style a picture.
