@@ -1008,22 +1008,43 @@ def changed(cls: type[PretrainedMixin]) -> dict[str, Any]:
             config[name] = not default
         elif get_origin(kind) is Literal:
             config[name] = next(value for value in get_args(kind) if value != default)
+        elif name == "size":
+            config[name] = 16
         else:
             bounds = next(part for part in get_args(kind) if isinstance(part, Range))
-            config[name] = int(bounds.low) + (1 if int(bounds.low) + 1 != default else 2)
+            if get_args(kind)[0] is float:
+                config[name] = (bounds.low + bounds.high) / 2
+            else:
+                config[name] = int(bounds.low) + (1 if int(bounds.low) + 1 != default else 2)
     return config
+
+
+def small(cls: type[PretrainedMixin]) -> dict[str, Any]:
+    """The defaults, but for the numbers that make a network large."""
+    parameters = configs.schema(cls.__init__)
+    names = [name for name in ("width", "blocks", "downs", "layers") if name in parameters]
+    bounds = {n: next(p for p in get_args(parameters[n].annotation) if isinstance(p, Range)) for n in names}
+    return {name: max(2, int(bounds[name].low)) for name in names}
+
+
+def inputs(network: PretrainedMixin) -> tuple[torch.Tensor, ...]:
+    """What `network` takes."""
+    can, channels = network.capabilities, network.config.get("in_channels", 3)
+    if can.inputs == ("noise",):
+        return (torch.randn(2, network.config["noise_size"]),)
+    side = -(-max(32, can.smallest) // can.multiple) * can.multiple
+    return tuple(torch.rand(2, channels, side, side) for _ in can.inputs)
 
 
 @pytest.mark.parametrize("cls", MODELS, ids=lambda cls: cls.__name__)
 @pytest.mark.parametrize("kind", ["default", "changed"])
 def test_every_network_round_trips(tmp_path, cls, kind):
-    small = {name: 2 for name in ("width", "blocks", "downs", "layers") if name in configs.schema(cls.__init__)}
-    config = changed(cls) if kind == "changed" else small
+    config = changed(cls) if kind == "changed" else small(cls)
     if kind == "changed":
         assert not {name for name, value in config.items() if value == configs.defaults(cls.__init__)[name]}
     network = cls(**config)
-    image = torch.rand(2, network.config.get("in_channels", 3), 32, 32)
-    network.train()(image)  # moves running statistics and the vectors of spectral norm
+    given = inputs(network)
+    network.train()(*given)  # moves running statistics and the vectors of spectral norm
     style = network.eval().save_pretrained(tmp_path / "style")
     stored = json.loads((style / "config.json").read_text())
     assert set(stored) - {"_class_name", "_styleforge_version"} == set(configs.schema(cls.__init__))
@@ -1035,13 +1056,13 @@ def test_every_network_round_trips(tmp_path, cls, kind):
     assert not any(tensor.is_meta for tensor in (*again.parameters(), *again.buffers()))
     assert [name for name, _ in again.named_modules()] == [name for name, _ in network.named_modules()]
     with torch.no_grad():
-        assert again(image).equal(network(image))
+        assert again(*given).equal(network(*given))
     twin = copy.deepcopy(again)
     assert bits(twin) == bits(network) and twin.config == network.config and type(twin) is cls
     assert not {p.data_ptr() for p in twin.parameters()} & {p.data_ptr() for p in again.parameters()}
     twin.save_pretrained(tmp_path / "twin")
     assert (tmp_path / "twin/model.safetensors").read_bytes() == (style / "model.safetensors").read_bytes()
-    if not config.get("spectral_norm"):  # torch does not pickle parametrised modules
+    if not network.config.get("spectral_norm"):  # torch does not pickle parametrised modules
         again = pickle.loads(pickle.dumps(network))
         assert bits(again) == bits(network) and again.config == network.config
 

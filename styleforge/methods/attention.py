@@ -58,7 +58,7 @@ class Attention(Method):
         features: str = "vgg19",
         shallow: bool = True,
         skip: bool = True,
-        max_keys: Annotated[int, Range(16, 2**20)] = 4096,
+        max_keys: Annotated[int, Range(16, 2**19)] = 4096,
         content: Weight = 0.0,
         style: Weight = 10.0,
         local: Weight = 3.0,

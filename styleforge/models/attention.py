@@ -144,7 +144,7 @@ class AttentionGenerator(PretrainedMixin, tags=["image-to-image", "arbitrary-sty
         backbone: features.Backbone = "vgg19",
         shallow: bool = True,
         skip: bool = True,
-        max_keys: Annotated[int, Range(16, 2**20)] = 4096,
+        max_keys: Annotated[int, Range(16, 2**19)] = 4096,
     ) -> None:
         super().__init__()
         self.extractor = features.build(backbone, last=LAYERS[-1]).requires_grad_(False)
