@@ -116,7 +116,10 @@ def test_penalties_are_weighted_like_their_fakes():
 def test_the_generator_begins_with_the_photograph():
     built = method()
     keys = [built.generator_terms(batch(turn)).keys() for turn in range(5)]
-    assert keys[:3] == [{"content", "color", "tv"}] * 3
+    assert keys[:3] == [{"content", "photograph"}] * 3
+    warm, first = method(warmup=9, color=5.0), batch(0)
+    term = warm.generator_terms(first)["photograph"]
+    assert term.item() == pytest.approx(5 * (first["fake"] - first["source"]).abs().mean().item())
     assert keys[3:] == [{"content", "color", "tv", "fool", "style"}] * 2
 
 

@@ -36,7 +36,8 @@ class AnimeGAN(Method):
         tv: weight of the total variation.
         gray: weight of drawings without colour as fakes; 0 for styles that have none themselves.
         edges: weight of drawings with soft edges as fakes.
-        warmup: steps, at the beginning, in which the generator learns content only.
+        warmup: steps, at the beginning, in which the generator learns to paint the photograph itself: its content, and
+            its pixels (L1, with the weight of `color`; the paper has the content only).
         lr: learning rate of the generator.
         spectral_norm: bound the gain of each convolution of the discriminator (Miyato et al., 2018).
     """
