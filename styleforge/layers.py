@@ -149,7 +149,8 @@ def init_he(network: nn.Module, last: nn.Conv2d) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     nn.init.normal_(last.weight, 0.0, 0.005)
 
 

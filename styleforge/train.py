@@ -271,11 +271,13 @@ def play(
         clip: largest norm of the gradient; 0 does not clip.
 
     Returns:
-        Its terms, named "player/term".
+        Its terms, named "player/term"; none when it pauses.
     """
     parameters = player.parameters()
     with accelerator.autocast():
         terms = player.loss(batch)
+    if not terms:
+        return {}
     optimizer.zero_grad(set_to_none=True)
     accelerator.backward(sum(terms.values()), inputs=parameters)
     if accelerator.num_processes > 1:

@@ -95,22 +95,30 @@ def test_only_pictures_with_an_edge_change():
 
 
 def test_three_kinds_of_fakes():
-    built, turn = method(gray=2.0, edges=3.0), batch()
+    built, turn = method(gray=2.0, edges=3.0, warmup=0), batch()
     terms = built.discriminator_terms(turn)
     judge, real = built.discriminator, turn["target"]
     colorless = gray(real).expand(-1, 3, -1, -1)
-    fakes = {"real_fake": (1, turn["fake"]), "gray": (2, colorless), "edges": (3, smooth_edges(real))}
-    assert terms.keys() == fakes.keys()
-    for name, (weight, fake) in fakes.items():
-        expected = weight * discriminator_loss(judge(real), judge(fake))
-        assert terms[name].item() == pytest.approx(expected.item(), rel=1e-12)
-    assert method(gray=0.0, edges=0.0).discriminator_terms(batch()).keys() == {"real_fake"}
+    expected = {
+        "real_fake": discriminator_loss(judge(real), judge(turn["fake"])).item(),
+        "gray": 2 * judge(colorless).square().mean().item() / 2,
+        "edges": 3 * judge(smooth_edges(real)).square().mean().item() / 2,
+    }
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-12)
+    assert method(gray=0.0, edges=0.0).discriminator_terms(batch(5)).keys() == {"real_fake"}
 
 
-def test_penalties_are_weighted_like_their_fakes():
-    built = method(penalty="r1", edges=0.5, gray=0.0)
-    terms = built.discriminator_terms(batch())
-    assert terms["edges_penalty"].item() == pytest.approx(terms["real_fake_penalty"].item() / 2, rel=1e-12)
+def test_drawings_are_judged_once():
+    built, judged = method(warmup=0), []
+    built.discriminator.register_forward_pre_hook(lambda module, images: judged.append(images[0]))
+    turn = batch()
+    built.discriminator_terms(turn)
+    assert sum(torch.equal(seen, turn["target"]) for seen in judged) == 1 and len(judged) == 4
+
+
+def test_the_discriminator_waits_for_the_generator():
+    built = method()
+    assert [bool(built.discriminator_terms(batch(turn))) for turn in range(5)] == [False] * 3 + [True] * 2
 
 
 def test_the_generator_begins_with_the_photograph():

@@ -1,6 +1,6 @@
 """Losses: pure functions from tensors to a scalar. They know no networks, and compute in float32 or better."""
 
-from .adversarial import Adversarial, discriminator_loss, generator_loss
+from .adversarial import Adversarial, discriminator_loss, fakes_loss, generator_loss
 from .attention import attention_entropy, attention_variation, cam_loss, local_feature_loss
 from .contrastive import patch_nce
 from .frequency import focal_frequency_loss, spectral_loss
@@ -28,6 +28,7 @@ __all__ = [
     "color_loss",
     "content_loss",
     "discriminator_loss",
+    "fakes_loss",
     "focal_frequency_loss",
     "generator_loss",
     "gradient_penalty",

@@ -30,12 +30,22 @@ def discriminator_loss(real: Tensor, fake: Tensor, kind: Adversarial = "lsgan", 
         it weighs twice what it does there.
     """
     if kind == "lsgan":
-        return ((real - (1 - smooth)).square().mean() + fake.square().mean()) / 2
+        of_real = (real - (1 - smooth)).square()
+    elif kind in ("vanilla", "nonsaturating"):
+        of_real = _cross_entropy(real, 1 - smooth)
+    else:
+        of_real = F.relu(1 - real) if kind == "hinge" else -real
+    return (of_real.mean() + fakes_loss(fake, kind)) / 2
+
+
+@full_precision
+def fakes_loss(fake: Tensor, kind: Adversarial = "lsgan") -> Tensor:
+    """The part of :func:`discriminator_loss` (before the mean of both) that fakes have, for more kinds of them."""
+    if kind == "lsgan":
+        return fake.square().mean()
     if kind in ("vanilla", "nonsaturating"):
-        return (_cross_entropy(real, 1 - smooth) + _cross_entropy(fake, 0.0)) / 2
-    if kind == "hinge":
-        return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
-    return (fake.mean() - real.mean()) / 2
+        return _cross_entropy(fake, 0.0)
+    return F.relu(1 + fake).mean() if kind == "hinge" else fake.mean()
 
 
 @full_precision

@@ -37,7 +37,7 @@ class AnimeGAN(Method):
         gray: weight of drawings without colour as fakes; 0 for styles that have none themselves.
         edges: weight of drawings with soft edges as fakes.
         warmup: steps, at the beginning, in which the generator learns to paint the photograph itself: its content, and
-            its pixels (L1, with the weight of `color`; the paper has the content only).
+            its pixels (L1, with the weight of `color`; the paper has the content only). The discriminator pauses.
         lr: learning rate of the generator.
         spectral_norm: bound the gain of each convolution of the discriminator (Miyato et al., 2018).
     """
@@ -85,16 +85,15 @@ class AnimeGAN(Method):
 
     def discriminator_terms(self, batch: Batch) -> Terms:
         """Tell drawings from styled photographs, from drawings without colour, and from those with soft edges."""
+        if batch.turn < self.warmup:
+            return {}
         real = batch["target"]
-        fakes = {"real_fake": (1.0, self._fake(batch))}
-        if self.gray:
-            fakes["gray"] = (self.gray, gray(real).expand_as(real))
-        if self.edges:
-            fakes["edges"] = (self.edges, smooth_edges(real))
-        terms: Terms = {}
-        for name, (weight, fake) in fakes.items():
-            found = self.adversary.discriminator_terms(self.discriminator, real, fake, batch, name)
-            terms |= {term: weight * loss for term, loss in found.items()}
+        terms = self.adversary.discriminator_terms(self.discriminator, real, self._fake(batch), batch)
+        more = {"gray": (self.gray, gray(real).expand_as(real)), "edges": (self.edges, smooth_edges(real))}
+        for name, (weight, fake) in more.items():
+            if weight:
+                found = self.adversary.fakes_terms(self.discriminator, fake, batch, name)
+                terms |= {term: weight * loss for term, loss in found.items()}
         return terms
 
     def generator_terms(self, batch: Batch) -> Terms:

@@ -16,7 +16,7 @@ from .. import rng
 from ..augment import check_policy, diff_augment
 from ..configs import Range, Weight
 from ..hub import PretrainedMixin
-from ..losses import Adversarial, discriminator_loss, generator_loss, gradient_penalty, r1_penalty
+from ..losses import Adversarial, discriminator_loss, fakes_loss, generator_loss, gradient_penalty, r1_penalty
 
 Terms = dict[str, Tensor]
 Judge = Callable[[Tensor], Tensor | list[Tensor]]
@@ -52,7 +52,7 @@ class Player:
         name: prefix of its terms in the log.
         networks: what its optimiser changes; gradients are taken for these parameters only, so nothing has to
             be frozen, and a player may leave a fake with its graph in the batch for another.
-        loss: from a batch to named terms, already weighted; their sum is minimised.
+        loss: from a batch to named terms, already weighted; their sum is minimised. No terms: it pauses.
         lr: learning rate of Adam; different ones for two players are TTUR.
         betas: of Adam.
         turns: steps it makes while others make one (`n_critic`); each has a batch of its own.
@@ -155,6 +155,11 @@ class Adversary:
                 penalty = gradient_penalty(judge, real, fake, batch.generator(f"{name} mixture"))
             terms[f"{name}_penalty"] = self.penalty_weight * self.penalty_every * penalty
         return terms
+
+    def fakes_terms(self, judge: Judge, fake: Tensor, batch: Batch, name: str) -> Terms:
+        """More pictures that are not real, beside those of :meth:`discriminator_terms`; arguments as there."""
+        seen = self._seen(fake.detach(), batch, f"{name} fake")
+        return {name: sum(fakes_loss(logits, self.adversarial) for logits in _several(judge(seen))) / 2}
 
     def generator_loss(self, judge: Judge, fake: Tensor, batch: Batch, name: str = "fool") -> Tensor:
         """How far fakes are from passing as real; arguments as for :meth:`discriminator_terms`."""

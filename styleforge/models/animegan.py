@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import spectral_norm as add_spectral_norm
 
 from ..configs import Range, Width
 from ..hub import Capabilities, PretrainedMixin
-from ..layers import init_normal
+from ..layers import init_he, init_normal
 
 
 class ConvNorm(nn.Sequential):
@@ -80,9 +80,7 @@ class AnimeGANGenerator(PretrainedMixin, tags=["image-to-image", "animegan"]):
             ConvNorm(4 * width, 2 * width), ConvNorm(2 * width, 2 * width), ConvNorm(2 * width, width, size=7)
         )
         self.head = nn.Conv2d(width, 3, 1, bias=False)
-        init_normal(self)
-        # No norm behind it would make small weights large.
-        nn.init.kaiming_normal_(self.head.weight, nonlinearity="linear")
+        init_he(self, last=self.head)
 
     def forward(self, image: Tensor) -> Tensor:
         """Style a picture.
