@@ -6,13 +6,19 @@ What picture comes at which step, and how it is cropped, is a function of (seed,
 
 from __future__ import annotations
 
+import copy
+import csv
+import math
 import os
+import time
 import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +26,11 @@ from PIL import Image
 from torch import Tensor
 
 from . import images, rng
-from .errors import DataError, ImageError
+from .errors import DataError, ImageError, nearest
+from .losses import gray
+
+Weigher = str | os.PathLike[str] | Callable[[Path], float]
+"""Where weights of pictures come from; see :func:`read_weights`."""
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"))
 ROTTEN_SHARE = 0.2
@@ -53,6 +63,107 @@ def list_pictures(folder: str | os.PathLike[str]) -> list[Path]:
     return pictures
 
 
+def read_weights(given: Weigher | None, folder: str | os.PathLike[str], files: Sequence[Path]) -> dict[Path, float]:
+    """How often each picture is to come, relative to the others.
+
+    Args:
+        given: a CSV of lines `file,weight`, with that header or without. Names are relative to `folder`; without
+            its suffix, one stands for all pictures of that name. Or a function from a picture's path to its weight.
+            None gives all the same.
+        folder: where the pictures are.
+        files: the pictures.
+
+    Returns:
+        Weights above 0 by file, in the order of `files`, 1 for those that the CSV leaves out. Files of weight 0 are
+        missing: they take no part.
+
+    Raises:
+        DataError: a CSV that cannot be read, a name that is unknown or comes twice, something that is no number
+            from 0 on (each with its line), or nothing above 0.
+    """
+    folder = Path(folder)
+    if given is None:
+        return dict.fromkeys(files, 1.0)
+    if callable(given):
+        weights = {file: _weight(given(file), file) for file in files}
+    else:
+        weights = dict.fromkeys(files, 1.0) | _read_csv(Path(given), folder, files)
+    if not any(weights.values()):
+        raise DataError(
+            "No picture has a weight above 0",
+            where=folder if callable(given) else given,
+            todo="Give one to those that are to come.",
+        )
+    return {file: weight for file, weight in weights.items() if weight}
+
+
+def _read_csv(path: Path, folder: Path, files: Sequence[Path]) -> dict[Path, float]:
+    known: dict[str, list[Path]] = {}
+    for file in files:
+        known.setdefault(picture_name(file, folder), []).append(file)
+    known |= {picture_name(file, folder) + file.suffix: [file] for file in files}
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as text:
+            rows = list(csv.reader(text))
+    except (OSError, ValueError, csv.Error) as error:
+        todo = "Give a CSV file in UTF-8 with lines 'file,weight'."
+        raise DataError("Cannot read the weights", where=path, found=error, todo=todo) from error
+    weights: dict[Path, float] = {}
+    for line, row in enumerate(rows, 1):
+        name, *values = (cell.strip() for cell in row) if row else ("",)
+        if not any((name, *values)) or (line == 1 and [v.lower() for v in values] == ["weight"]):
+            continue
+        where = f"{path}, line {line}"
+        if len(values) != 1:
+            raise DataError("No file and weight", where=where, found=repr(",".join(row)), todo="Write 'file,weight'.")
+        if name not in known:
+            raise DataError(
+                "A weight for a picture that is not there",
+                where=where,
+                found=repr(name),
+                allowed=f"names of pictures in {folder}",
+                todo=f"{nearest(name, known)}Correct the name, or remove the line.",
+            )
+        for file in known[name]:
+            if file in weights:
+                raise DataError("A second weight for one picture", where=where, found=name, todo="Remove one of them.")
+            weights[file] = _weight(values[0], f"{where}, {name}")
+    return weights
+
+
+def _weight(value: object, where: object) -> float:
+    try:
+        weight = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        todo = "Give 2 for twice as often, 0 for never."
+        raise DataError("No weight", where=where, found=repr(value), allowed="finite numbers from 0 on", todo=todo)
+    return weight
+
+
+def picture_name(file: Path, folder: Path) -> str:
+    """What a picture is called in its folder, suffix aside."""
+    return (file.relative_to(folder) if file != folder else Path(file.name)).with_suffix("").as_posix()
+
+
+def hold_out(files: Sequence[str], share: float, seed: int) -> tuple[list[str], list[str]]:
+    """Take some files aside by a hash of their names: whichever are added later, none that was kept is held then.
+
+    Args:
+        files: different names, relative to their folder.
+        share: of them that is taken, on average. Of two and more at least one is taken, unless this is 0.
+        seed: of the hash.
+
+    Returns:
+        Those that are kept, at least one, and those held out, both in the order of `files`.
+    """
+    numbers = {file: rng.seed_of(seed, "held out", file) / 2**63 for file in files}
+    count = sum(number < share for number in numbers.values())
+    held = set(sorted(files, key=numbers.__getitem__)[: min(max(count, share > 0), len(files) - 1)])
+    return [file for file in files if file not in held], [file for file in files if file in held]
+
+
 class Pictures:
     """The pictures of one domain: all read once to find the rotten ones, and kept as far as memory allows.
 
@@ -60,24 +171,38 @@ class Pictures:
         files: what to read.
         short_side: larger pictures are reduced so that their short side has this many pixels.
         memory: bytes of pixels to keep; pictures beyond that are read again whenever they are wanted.
+        weights: of the files, above 0: how often each comes, relative to the others; all the same when None.
 
     Raises:
         DataError: more than a fifth of the files cannot be read. Fewer are left out with a warning.
     """
 
-    def __init__(self, files: list[Path], short_side: int, memory: int = 2 * 2**30) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        short_side: int,
+        memory: int = 2 * 2**30,
+        weights: Sequence[float] | None = None,
+    ) -> None:
         self.files: list[Path] = []
         self.ratios: list[float] = []
+        self.weights: list[float] = []
         self._short_side = short_side
         self._kept: dict[Path, np.ndarray] = {}
+        self._orders: dict[tuple[int, str, int], Tensor] = {}
         errors: list[ImageError] = []
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for file, array in zip(files, pool.map(lambda file: _read(file, short_side), files), strict=True):
+        weights = [1.0] * len(files) if weights is None else weights
+        with (
+            ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+            closing(pool.map(lambda file: _read(file, short_side), files)) as arrays,  # Ctrl-C ends it at once
+        ):
+            for file, weight, array in zip(files, weights, arrays, strict=True):
                 if isinstance(array, ImageError):
                     errors.append(array)
                     continue
                 self.files.append(file)
                 self.ratios.append(array.shape[1] / array.shape[0])
+                self.weights.append(weight)
                 if (memory := memory - array.nbytes) >= 0:
                     self._kept[file] = array
         for error in errors:
@@ -111,16 +236,42 @@ class Pictures:
             ) from array
         return array
 
-    def choose(self, indices: list[int]) -> None:
-        """Go on with these pictures only, in this order."""
-        self.files = [self.files[i] for i in indices]
-        self.ratios = [self.ratios[i] for i in indices]
+    def part(self, indices: Sequence[int]) -> Pictures:
+        """These pictures only, in this order; their pixels are shared."""
+        part = copy.copy(self)
+        part.files, part.ratios, part.weights = (
+            [v[i] for i in indices] for v in (self.files, self.ratios, self.weights)
+        )
+        part._orders = {}
+        return part
 
     def at(self, seed: int, domain: str, index: int) -> int:
-        """Which picture has the running number `index`; each epoch is a new permutation."""
+        """Which picture has the running number `index`.
+
+        An epoch has as many draws as there are pictures. Each is a new permutation when all weights are the same;
+        else a picture comes as often as its share of the weights says, rounded up or down.
+        """
         epoch, position = divmod(index, len(self))
-        order = torch.randperm(len(self), generator=rng.generator(seed, "order", domain, epoch))
+        key = seed, domain, epoch
+        if (order := self._orders.get(key)) is None:
+            order = self._order(*key)
+            self._orders = {key: order}  # replaced, never changed: threads may be reading it
         return int(order[position])
+
+    def _order(self, seed: int, domain: str, epoch: int) -> Tensor:
+        """Systematic sampling (Madow, 1949): equal steps through the heap of weights, from a random start.
+
+        All arithmetic is exact for equal weights, which therefore give every picture once.
+        """
+        count = len(self)
+        permutation = torch.randperm(count, generator=rng.generator(seed, "order", domain, epoch))
+        generator = rng.generator(seed, "weights", domain, epoch)
+        heap = torch.randperm(count, generator=generator)
+        weights = torch.tensor(self.weights, dtype=torch.float64)[heap]
+        ends = (weights / weights.max()).cumsum(0)
+        steps = torch.arange(count) + torch.rand((), generator=generator).double()  # 24 random bits: k + 1 is not met
+        places = torch.searchsorted(ends * (count / ends[-1]), steps, right=True)
+        return heap[places.clamp(max=count - 1)].sort().values[permutation]
 
 
 @dataclass(frozen=True)
@@ -132,11 +283,14 @@ class RandomCrop:
         zoom: the short side of the picture is first brought to `size` times something in this interval; CycleGAN
             has (1.12, 1.12).
         flip: mirror half of the pictures.
+        color: change brightness, contrast and saturation by random factors in 1 +- this, from 0 to 1. What is learnt
+            from target pictures so changed has their changes, too.
     """
 
     size: int
     zoom: tuple[float, float] = (1.12, 1.12)
     flip: bool = True
+    color: float = 0.0
 
     @property
     def short_side(self) -> int:
@@ -156,7 +310,21 @@ class RandomCrop:
         )
         result = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         result = result.flip(2) if self.flip and mirror < 0.5 else result
-        return result.float() / 127.5 - 1
+        result = result.float() / 127.5 - 1
+        return _jitter(result, self.color, *key) if self.color else result
+
+
+def _jitter(image: Tensor, most: float, *key: int | str) -> Tensor:
+    """Another brightness, contrast and saturation of (3, H, W) in [-1, 1], each by a factor in 1 +- `most`.
+
+    Contrast is about medium gray, not (as usual) about the mean of the picture: so each pixel changes by itself, and
+    both halves of a pair by the same rule.
+    """
+    factors = 1 + most * (2 * torch.rand(3, generator=rng.generator("color", *key)) - 1)
+    brightness, contrast, saturation = factors.tolist()
+    image = ((image + 1) * brightness - 1) * contrast
+    luma = gray(image[None])[0]
+    return (luma + saturation * (image - luma)).clamp(-1, 1)
 
 
 class Unpaired:
@@ -167,14 +335,29 @@ class Unpaired:
         target: folder of pictures to resemble.
         crop: how squares are taken.
         seed: of all draws.
+        weights: by domain ("source", "target"), see :func:`read_weights`.
+        held_out: share of the pictures that is kept apart, see :func:`hold_out`.
+
+    Attributes:
+        domains: the pictures to train with, by domain.
+        held: the pictures held out, by domain; empty when none are.
+
+    Raises:
+        DataError: a folder or weights that cannot be used, or a single picture of which some are to be held out.
     """
 
-    def __init__(self, source: str | Path, target: str | Path, crop: RandomCrop, seed: int = 0) -> None:
+    def __init__(
+        self,
+        source: str | Path,
+        target: str | Path,
+        crop: RandomCrop,
+        seed: int = 0,
+        *,
+        weights: Mapping[str, Weigher] | None = None,
+        held_out: float = 0.0,
+    ) -> None:
         self.crop, self.seed = crop, seed
-        self.domains = {
-            "source": Pictures(list_pictures(source), crop.short_side),
-            "target": Pictures(list_pictures(target), crop.short_side),
-        }
+        self.domains, self.held = _open({"source": source, "target": target}, crop, seed, weights, held_out)
 
     def __len__(self) -> int:
         return max(len(pictures) for pictures in self.domains.values())
@@ -194,19 +377,27 @@ class Unpaired:
 class Paired:
     """Two folders whose files belong together by name (without suffix); both get the same crop.
 
-    Args: as :class:`Unpaired`.
+    Args: as :class:`Unpaired`; a pair has the weight of its source, and is held out together.
 
     Raises:
-        DataError: no file of one folder has its counterpart in the other.
+        DataError: as there, or no file of one folder has its counterpart in the other.
     """
 
-    def __init__(self, source: str | Path, target: str | Path, crop: RandomCrop, seed: int = 0) -> None:
+    def __init__(
+        self,
+        source: str | Path,
+        target: str | Path,
+        crop: RandomCrop,
+        seed: int = 0,
+        *,
+        weights: Mapping[str, Weigher] | None = None,
+        held_out: float = 0.0,
+    ) -> None:
         self.crop, self.seed = crop, seed
         folders = {"source": Path(source), "target": Path(target)}
-        names = {
-            domain: {p.relative_to(folder).with_suffix("").as_posix(): p for p in list_pictures(folder)}
-            for domain, folder in folders.items()
-        }
+        weighed = read_weights(_weighers(weights, ["source"]).get("source"), source, list_pictures(source))
+        files = {"source": list(weighed), "target": list_pictures(target)}
+        names = {d: {picture_name(file, folder): file for file in files[d]} for d, folder in folders.items()}
         common = sorted(names["source"].keys() & names["target"].keys())
         if not common:
             raise DataError(
@@ -217,13 +408,17 @@ class Paired:
                 todo="Rename them, or train a method for unpaired pictures (cyclegan, cut).",
             )
         if left_over := len(names["source"]) + len(names["target"]) - 2 * len(common):
-            warnings.warn(f"{left_over} pictures have no counterpart and are left out", stacklevel=2)
-        self.domains = {d: Pictures([names[d][name] for name in common], crop.short_side) for d in folders}
+            wanted = " with a weight above 0" if weights else ""
+            warnings.warn(f"{left_over} pictures have no counterpart{wanted} and are left out", stacklevel=2)
+        shares = [weighed[names["source"][name]] for name in common]
+        self.domains = {
+            d: Pictures([names[d][name] for name in common], crop.short_side, weights=shares) for d in folders
+        }
         # A rotten half takes its other half with it.
         positions = {d: {file: i for i, file in enumerate(p.files)} for d, p in self.domains.items()}
         both = [name for name in common if all(names[d][name] in positions[d] for d in folders)]
         for domain, pictures in self.domains.items():
-            pictures.choose([positions[domain][names[domain][name]] for name in both])
+            self.domains[domain] = pictures.part([positions[domain][names[domain][name]] for name in both])
         for name, a, b in zip(both, self.domains["source"].ratios, self.domains["target"].ratios, strict=True):
             if abs(a / b - 1) > 0.03:  # reduced sizes are rounded
                 raise DataError(
@@ -233,6 +428,9 @@ class Paired:
                     allowed="the same ratio",
                     todo="Crop them to the same view.",
                 )
+        self.held: dict[str, Pictures] = {}
+        for domain, pictures in self.domains.items() if held_out else ():
+            self.domains[domain], self.held[domain] = _split(pictures, both, held_out, seed)
 
     def __len__(self) -> int:
         return len(self.domains["source"])
@@ -253,9 +451,18 @@ class Images:
     Args: as :class:`Unpaired`; there is no source.
     """
 
-    def __init__(self, source: None, target: str | Path, crop: RandomCrop, seed: int = 0) -> None:
+    def __init__(
+        self,
+        source: None,
+        target: str | Path,
+        crop: RandomCrop,
+        seed: int = 0,
+        *,
+        weights: Mapping[str, Weigher] | None = None,
+        held_out: float = 0.0,
+    ) -> None:
         self.crop, self.seed = crop, seed
-        self.domains = {"target": Pictures(list_pictures(target), crop.short_side)}
+        self.domains, self.held = _open({"target": target}, crop, seed, weights, held_out)
 
     def __len__(self) -> int:
         return len(self.domains["target"])
@@ -275,8 +482,25 @@ class Styles(Unpaired):
 
     Of a style the largest square is taken, unmirrored, wherever it lies: its brush strokes keep their size.
 
-    Args: as :class:`Unpaired`; `target` may be a single picture.
+    Args: as :class:`Unpaired`; `target` may be a single picture. Styles come in turn, so they have no weights, and
+        each is to be learnt, so "target" of what is held out is all of them.
     """
+
+    def __init__(
+        self,
+        source: str | Path,
+        target: str | Path,
+        crop: RandomCrop,
+        seed: int = 0,
+        *,
+        weights: Mapping[str, Weigher] | None = None,
+        held_out: float = 0.0,
+    ) -> None:
+        self.crop, self.seed = crop, seed
+        self.domains, self.held = _open({"source": source}, crop, seed, weights, held_out)
+        self.domains["target"] = Pictures(list_pictures(target), crop.short_side)
+        if held_out:
+            self.held["target"] = self.domains["target"]
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Sample `index`: {"source", "target"}, (3, size, size) each, and "style_index", which style it is."""
@@ -302,8 +526,54 @@ KINDS: dict[str, type[Unpaired] | type[Paired] | type[Images]] = {
 }
 
 
-def batches(data: Data, size: int, turns: range, *, rank: int = 0, processes: int = 1) -> Iterator[dict[str, Tensor]]:
-    """Batches for some turns, prepared one turn ahead.
+def _open(
+    folders: Mapping[str, str | Path],
+    crop: RandomCrop,
+    seed: int,
+    weights: Mapping[str, Weigher] | None,
+    held_out: float,
+) -> tuple[dict[str, Pictures], dict[str, Pictures]]:
+    """Pictures by domain that have nothing to do with each other: those to train with, and those held out."""
+    weighers = _weighers(weights, folders)
+    domains, held = {}, {}
+    for domain, folder in folders.items():
+        weighed = read_weights(weighers.get(domain), folder, list_pictures(folder))
+        pictures = domains[domain] = Pictures(list(weighed), crop.short_side, weights=list(weighed.values()))
+        if held_out:
+            names = [picture_name(file, Path(folder)) for file in pictures.files]
+            domains[domain], held[domain] = _split(pictures, names, held_out, seed)
+    return domains, held
+
+
+def _weighers(weights: Mapping[str, Weigher] | None, domains: Iterable[str]) -> Mapping[str, Weigher]:
+    for domain in weights or ():
+        if domain not in domains:
+            raise DataError(
+                "These pictures have no weights of their own",
+                found=f"weights for '{domain}'",
+                allowed=" and ".join(domains),
+                todo="Leave them out.",
+            )
+    return weights or {}
+
+
+def _split(pictures: Pictures, names: list[str], share: float, seed: int) -> tuple[Pictures, Pictures]:
+    """Pictures to train with and pictures held out; those of one name stay together."""
+    held = set(hold_out(sorted(set(names)), share, seed)[1])
+    if not held:
+        raise DataError(
+            "Too few pictures to hold some out",
+            where=pictures.files[0].parent,
+            found=len(names),
+            allowed="2 and more, with different names",
+            todo="Train without held-out pictures, or bring some in a folder of their own.",
+        )
+    kept, apart = ([i for i, name in enumerate(names) if (name in held) == wanted] for wanted in (False, True))
+    return pictures.part(kept), pictures.part(apart)
+
+
+def batches(data: Data, size: int, turns: range, *, rank: int = 0, processes: int = 1, workers: int = 1) -> Batches:
+    """Batches for some turns, prepared while the loop computes.
 
     Process `rank` of `processes` takes its part of the joint batch, so that many processes see together what one
     would see alone.
@@ -314,9 +584,10 @@ def batches(data: Data, size: int, turns: range, *, rank: int = 0, processes: in
         turns: running numbers of the turns.
         rank: of this process.
         processes: how many there are.
+        workers: threads, each a turn ahead of the other; they change nothing but the speed.
 
-    Yields:
-        Tensors (size, 3, H, W) by name.
+    Returns:
+        Tensors (size, 3, H, W) by name, turn by turn.
     """
 
     def make(turn: int) -> dict[str, Tensor]:
@@ -324,19 +595,47 @@ def batches(data: Data, size: int, turns: range, *, rank: int = 0, processes: in
         samples = [data[index] for index in range(first, first + size)]
         return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
 
-    with ThreadPoolExecutor(1) as pool:
-        yield from _ahead(pool.submit, make, turns)
+    return Batches(make, turns, workers)
 
 
-def _ahead(submit: Callable[..., Any], make: Callable[[int], Any], turns: range) -> Iterator[Any]:
-    waiting = None
-    for turn in turns:
-        following = submit(make, turn)
-        if waiting is not None:
-            yield waiting.result()
-        waiting = following
-    if waiting is not None:
-        yield waiting.result()
+class Batches(Iterator[dict[str, Tensor]]):
+    """What `make` makes of some turns, in their order; threads are up to `workers` turns ahead, and no more.
+
+    Args:
+        make: called with a turn, in a thread.
+        turns: running numbers.
+        workers: threads.
+
+    Attributes:
+        waited: seconds that its reader has waited so far.
+    """
+
+    def __init__(self, make: Callable[[int], dict[str, Tensor]], turns: Iterable[int], workers: int = 1) -> None:
+        self.waited = 0.0
+        self._make, self._turns, self._workers = make, iter(turns), workers
+        self._pool = ThreadPoolExecutor(workers)
+        self._ahead: deque[Future[dict[str, Tensor]]] = deque()
+
+    def __next__(self) -> dict[str, Tensor]:
+        for turn in islice(self._turns, self._workers + 1 - len(self._ahead)):
+            self._ahead.append(self._pool.submit(self._make, turn))
+        if not self._ahead:
+            self.close()
+            raise StopIteration
+        begin = time.perf_counter()
+        try:
+            return self._ahead.popleft().result()
+        except BaseException:
+            self.close()  # what comes after a gap is of no use
+            raise
+        finally:
+            self.waited += time.perf_counter() - begin
+
+    def close(self) -> None:
+        """End early; waits for what is being prepared."""
+        self._turns = iter(())
+        self._ahead.clear()
+        self._pool.shutdown(cancel_futures=True)
 
 
 def _read(file: Path, short_side: int) -> np.ndarray | ImageError:
