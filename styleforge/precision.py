@@ -1,16 +1,17 @@
-"""Statistics and losses are computed in float32 or better, whatever the networks compute in."""
+"""What networks compute in; statistics and losses are computed in float32 or better, whatever it is."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Kind = Literal["fp32", "bf16", "fp16"]
 
 
 def full(x: Any) -> Any:
@@ -28,3 +29,57 @@ def full_precision(loss: Callable[P, R]) -> Callable[P, R]:
             return loss(*map(full, args), **{name: full(x) for name, x in kwargs.items()})
 
     return compute
+
+
+class Precision:
+    """What the networks of a run compute in: float32, or half of it where a product allows that.
+
+    float16 ends at 65504 and at 6e-8, so losses are scaled before the backward pass; one scale, found by trial, serves
+    all players. Each of them: :meth:`backward`, once or (for pieces of a batch) several times; the mean over processes;
+    :meth:`unscale`; clipping; :meth:`step`. After all of them: :meth:`update`.
+
+    Args:
+        device: where the networks are.
+        kind: "fp32", "bf16" (needs no scale: it has the range of float32) or "fp16".
+    """
+
+    def __init__(self, device: torch.device | str, kind: Kind = "fp32") -> None:
+        self.kind, self._device = kind, torch.device(device).type
+        self._scaler = torch.amp.GradScaler(self._device, enabled=kind == "fp16")
+        self._stepped = False
+
+    def autocast(self) -> torch.autocast:
+        """The context in which losses are computed."""
+        dtype = torch.float16 if self.kind == "fp16" else torch.bfloat16
+        return torch.autocast(self._device, dtype, enabled=self.kind != "fp32")
+
+    def backward(self, loss: Tensor, inputs: Sequence[nn.Parameter]) -> None:
+        """Add the gradient of a scalar, scaled, to that of `inputs`, and of nothing else."""
+        self._scaler.scale(loss).backward(inputs=inputs)
+
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take the scale out of the gradients of `optimizer`, so that they can be measured and clipped.
+
+        The mean over processes comes first: all must see the same gradients to agree on what is finite.
+        """
+        self._scaler.unscale_(optimizer)
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let `optimizer` make its step, unless a gradient is not finite because of the scale ("fp16")."""
+        self._scaler.step(optimizer)
+        self._stepped = True
+
+    def update(self) -> None:
+        """Adapt the scale. Once in each turn, after all players: between two steps of the same optimizer."""
+        if self._stepped:  # all may have paused
+            self._scaler.update()
+        self._stepped = False
+
+    def state(self) -> dict[str, Any]:
+        """What a run must remember, as JSON."""
+        return self._scaler.state_dict()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state`; a run may go on in another precision."""
+        if state:
+            self._scaler.load_state_dict(dict(state))

@@ -1,10 +1,13 @@
 """What methods add to the papers, and why it works."""
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 
-from styleforge import ResnetGenerator, methods
-from styleforge.methods.base import Batch
+from styleforge import ResnetGenerator, checkpoint, methods
+from styleforge.methods.base import Batch, Player
 
 SMALL = {"width": 4, "blocks": 1, "discriminator_width": 4, "discriminator_layers": 1, "nce_blocks": [0], "patches": 8}
 
@@ -59,3 +62,80 @@ def test_fastcut_is_cut_with_the_papers_quick_settings():
         "flip_equivariance": True,
     }
     assert methods.find("fastcut") is methods.find("cut")
+
+
+# -- optimizers --
+
+KINDS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
+
+
+def player(**changes):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    return Player("p", (network,), lambda batch: {}, **{"lr": 0.01, "betas": (0.5, 0.99), **changes})
+
+
+def learn(player, optimizer, steps=5, first=0):
+    for step in range(first, first + steps):
+        optimizer.zero_grad()
+        x = torch.randn(6, 3, generator=torch.Generator().manual_seed(step))
+        player.networks[0](x).square().mean().backward()
+        optimizer.step()
+    return [p.detach().clone() for p in player.networks[0].parameters()]
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_optimizers_are_those_of_torch(decay):
+    options = {"lr": 0.01, "weight_decay": decay}
+    expected = {
+        "adam": {**options, "betas": (0.5, 0.99)},
+        "adamw": {**options, "betas": (0.5, 0.99), "weight_decay": decay or 0.01},
+        "rmsprop": {**options, "alpha": 0.99},
+    }
+    found = {}
+    for kind, cls in KINDS.items():
+        ours, theirs = player(weight_decay=decay), player()
+        found[kind] = learn(ours, ours.optimizer(kind))
+        assert type(ours.optimizer(kind)) is cls
+        assert same(found[kind], learn(theirs, cls(theirs.parameters(), **expected[kind])))
+    default = player(weight_decay=decay)
+    assert same(learn(default, default.optimizer()), found["adam"])
+    assert not same(found["adam"], found["adamw"]) and not same(found["adam"], found["rmsprop"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_groups_have_a_learning_rate_of_their_own(kind):
+    plain, grouped = player(), player()
+    first, second = grouped.networks[0]
+    second.bias.requires_grad_(False)
+    grouped = Player(
+        "p", grouped.networks, grouped.loss, 0.01, groups=(((first.weight,), 0.25), ((second.weight, second.bias), 1.0))
+    )
+    assert [id(p) for p in grouped.parameters()] == [id(first.weight), id(second.weight)]
+    optimizer = grouped.optimizer(kind)
+    assert [(group["factor"], group["lr"]) for group in optimizer.param_groups] == [(0.25, 0.0025), (1.0, 0.01)]
+    before = [p.detach().clone() for p in plain.networks[0].parameters()]
+    alike = learn(plain, plain.optimizer(kind), steps=1)
+    slower = learn(grouped, optimizer, steps=1)
+    moved, moved_slower = ([a - b for a, b in zip(after, before, strict=True)] for after in (alike, slower))
+    assert torch.allclose(moved_slower[0], moved[0] / 4, rtol=1e-3, atol=1e-6) and moved[0].abs().min() > 1e-3
+    assert torch.allclose(moved_slower[2], moved[2], rtol=1e-4)
+    assert not moved_slower[1].any() and not moved_slower[3].any()  # neither named nor free
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_optimizers_go_on_from_a_checkpoint(kind):
+    whole, first = player(), player()
+    learn(whole, whole.optimizer(kind), steps=6)
+    optimizer = first.optimizer(kind)
+    learn(first, optimizer, steps=3)
+    second = copy.deepcopy(first)
+    again = second.optimizer(kind)
+    checkpoint.unpack(again, checkpoint.pack(optimizer, "x"), "x")
+    assert again.param_groups[0]["factor"] == 1
+    learn(second, again, steps=3, first=3)
+    assert same(whole.parameters(), second.parameters())

@@ -5,6 +5,7 @@ A method knows nothing of devices, files, precision or the Hub; :mod:`styleforge
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -13,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import rng
-from ..augment import check_policy, diff_augment
+from ..augment import CHANGES, AdaptiveAugment, check_policy, diff_augment
 from ..configs import Range, Weight
+from ..errors import ConfigError
 from ..hub import PretrainedMixin
 from ..losses import Adversarial, discriminator_loss, fakes_loss, generator_loss, gradient_penalty, r1_penalty
 
+Optimizer = Literal["adam", "adamw", "rmsprop"]
 Terms = dict[str, Tensor]
 Judge = Callable[[Tensor], Tensor | list[Tensor]]
 
@@ -27,7 +30,7 @@ class Batch(dict[str, Tensor]):
 
     Args:
         tensors: by name.
-        key: what randomness of this turn depends on, beside its purpose: seed, running number, process.
+        key: what randomness of this turn depends on, beside its purpose: seed, running number, process, piece.
     """
 
     def __init__(self, tensors: dict[str, Tensor], *key: int) -> None:
@@ -53,11 +56,13 @@ class Player:
         networks: what its optimiser changes; gradients are taken for these parameters only, so nothing has to
             be frozen, and a player may leave a fake with its graph in the batch for another.
         loss: from a batch to named terms, already weighted; their sum is minimised. No terms: it pauses.
-        lr: learning rate of Adam; different ones for two players are TTUR.
-        betas: of Adam.
+        lr: learning rate; different ones for two players are TTUR.
+        betas: of Adam and AdamW.
         turns: steps it makes while others make one (`n_critic`); each has a batch of its own.
-        weight_decay: of Adam, as a part of the gradient.
+        weight_decay: as a part of the gradient, but with AdamW beside it.
         after: called after each of its steps, for what must hold of its weights.
+        judges: whether it is a discriminator's: it sees what others made, and leaves their graphs alone.
+        groups: which parameters are changed, with a factor on the learning rate; all of `networks` when None.
     """
 
     name: str
@@ -68,18 +73,43 @@ class Player:
     turns: int = 1
     weight_decay: float = 0.0
     after: Callable[[], None] | None = None
+    judges: bool = False
+    groups: tuple[tuple[tuple[nn.Parameter, ...], float], ...] | None = None
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that its optimiser changes."""
-        return [p for network in self.networks for p in network.parameters() if p.requires_grad]
+        return [parameter for group in self._groups() for parameter in group["params"]]
 
-    def optimizer(self) -> torch.optim.Adam:
-        """A new optimizer of its parameters."""
-        return torch.optim.Adam(self.parameters(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+    def optimizer(self, kind: Optimizer = "adam") -> torch.optim.Optimizer:
+        """A new optimizer of its parameters.
+
+        Args:
+            kind: "adam"; "adamw", with a weight decay of 0.01 where the player has none, as it would be Adam without;
+                or "rmsprop", whose mean of squares has the 0.99 of WGAN's code: nothing corrects its start, and with
+                Adam's 0.999 the first step would be 32 times too long.
+
+        Returns:
+            Each of its parameter groups has a "factor", by which its learning rate differs from the player's.
+        """
+        groups, decay = self._groups(), self.weight_decay
+        if kind == "rmsprop":
+            return torch.optim.RMSprop(groups, lr=self.lr, alpha=0.99, weight_decay=decay)
+        if kind == "adamw":
+            return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, weight_decay=decay or 0.01)
+        return torch.optim.Adam(groups, lr=self.lr, betas=self.betas, weight_decay=decay)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        groups = self.groups or ((tuple(p for network in self.networks for p in network.parameters()), 1.0),)
+        return [
+            {"params": [p for p in parameters if p.requires_grad], "factor": factor, "lr": self.lr * factor}
+            for parameters, factor in groups
+        ]
 
 
-class Adversary:
+class Adversary(nn.Module):
     """How discriminators are trained, and kept from winning too early; shared by all methods that have some.
+
+    A module, because adaptive augmentation has a state; without it nothing is added to that of the method.
 
     Args:
         adversarial: see :func:`~styleforge.losses.discriminator_loss`.
@@ -90,6 +120,10 @@ class Adversary:
         penalty_every: turns between two penalties, each weighted so many times more (StyleGAN2's lazy way).
         augment: differentiable augmentation (Zhao et al., 2020) of all that a discriminator sees: "color",
             "translation" and "cutout" joined by commas, or "" for none. For few pictures.
+        ada_target: augment only a share of the pictures, such that real ones are told as real this much more often
+            than as fake (Karras et al., 2020; theirs is 0.6); 0 augments all. Without `augment`, by all three.
+        ada_images: pictures in which that share can go from none to all; 500 000 in the paper. A short run on some
+            hundred pictures has learnt them by heart long before.
         instance_noise: deviation of noise on all that a discriminator sees.
         spectral_norm: bound the gain of each convolution of the discriminators (Miyato et al., 2018), which then
             have no other norm.
@@ -106,12 +140,22 @@ class Adversary:
         penalty_weight: Weight = 10.0,
         penalty_every: Annotated[int, Range(1, 1000)] = 1,
         augment: str = "",
+        ada_target: Annotated[float, Range(0, 1)] = 0.0,
+        ada_images: Annotated[int, Range(1, 10**9)] = 20_000,
         instance_noise: Annotated[float, Range(0, 10)] = 0.0,
         spectral_norm: bool = False,
         n_critic: Annotated[int, Range(1, 100)] = 1,
         discriminator_lr: Annotated[float, Range(0, 1)] | None = None,
     ) -> None:
+        super().__init__()
         check_policy(augment)
+        if ada_target and adversarial == "wgan":
+            raise ConfigError(
+                "A critic's values cannot steer adaptive augmentation: none of them stands between real and fake",
+                found="adversarial = wgan with ada_target",
+                todo="Leave out ada_target, or take another adversarial loss.",
+            )
+        self.ada = AdaptiveAugment(augment or ",".join(CHANGES), ada_target, ada_images) if ada_target else None
         self.adversarial, self.smooth = adversarial, smooth
         self.penalty, self.penalty_weight, self.penalty_every = penalty, penalty_weight, penalty_every
         self.augment, self.instance_noise = augment, instance_noise
@@ -127,7 +171,8 @@ class Adversary:
     ) -> Player:
         """The player of a discriminator; `lr` is that of the generator."""
         lr = lr if self.discriminator_lr is None else self.discriminator_lr
-        return Player(name, networks, loss, lr, turns=self.n_critic, **options)
+        after = self.ada.move if self.ada else None
+        return Player(name, networks, loss, lr, turns=self.n_critic, judges=True, after=after, **options)
 
     def discriminator_terms(
         self, judge: Judge, real: Tensor, fake: Tensor, batch: Batch, name: str = "real_fake"
@@ -146,6 +191,10 @@ class Adversary:
         """
         real, fake = self._seen(real, batch, f"{name} real"), self._seen(fake.detach(), batch, f"{name} fake")
         fakes, reals = _several(judge(fake)), _several(judge(real))  # in the order of pix2pix, whose norms remember it
+        if self.ada:
+            # Several discriminators look at the same pictures.
+            self.ada.watch(reals, self._middle, 0 if "judged" in batch else len(real))
+            batch["judged"] = real
         pairs = zip(reals, fakes, strict=True)
         terms = {name: sum(discriminator_loss(r, f, self.adversarial, smooth=self.smooth) for r, f in pairs)}
         if self.penalty != "none" and batch.turn % self.penalty_every == 0:
@@ -166,8 +215,17 @@ class Adversary:
         seen = self._seen(fake, batch, f"{name} generator")
         return sum(generator_loss(logits, self.adversarial) for logits in _several(judge(seen)))
 
+    @property
+    def _middle(self) -> float:
+        """The logit that the best discriminator gives to what is as often real as fake."""
+        if self.adversarial == "lsgan":
+            return (1 - self.smooth) / 2
+        return math.log((1 - self.smooth) / (1 + self.smooth)) if self.adversarial != "hinge" else 0.0
+
     def _seen(self, images: Tensor, batch: Batch, purpose: str) -> Tensor:
-        if self.augment:
+        if self.ada:
+            images = self.ada(images, batch.generator(purpose))
+        elif self.augment:
             images = diff_augment(images, self.augment, batch.generator(purpose))
         if self.instance_noise:
             noise = torch.randn(images.shape, generator=batch.generator(f"{purpose} noise"))

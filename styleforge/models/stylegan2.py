@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..configs import Range, Width
 from ..hub import Capabilities, PretrainedMixin
+from ..precision import full
 
 Size = Literal[8, 16, 32, 64, 128, 256, 512, 1024]
 
@@ -325,9 +326,9 @@ class StyleGAN2Discriminator(PretrainedMixin, tags=["discriminator", "stylegan2"
     def _deviation(self, x: Tensor) -> Tensor:
         """(B, 1, H, W): the mean over all features of their deviation within the picture's group."""
         group = next(n for n in range(self.group, 0, -1) if len(x) % n == 0)
-        groups = x.reshape(group, -1, *x.shape[1:])  # the reference takes every so-manieth picture, too
+        groups = full(x).reshape(group, -1, *x.shape[1:])  # the reference takes every so-manieth picture, too
         deviation = (groups.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))
-        return deviation.repeat(group)[:, None, None, None].expand(-1, 1, *x.shape[2:])
+        return deviation.to(x).repeat(group)[:, None, None, None].expand(-1, 1, *x.shape[2:])
 
 
 def _widths(size: int, width: int, max_width: int) -> list[int]:
