@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_TEMPORARY = re.compile(r"\..*-(\d{1,9})-[0-9a-f]{8}\.tmp(\..*)?")
+_ABANDONED = 86_400  # seconds: no writer takes a day
 
 
 @contextmanager
@@ -20,7 +25,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+    temporary = _temporary(path.parent, path.stem, path.suffix)
     try:
         yield temporary
         _sync(temporary)
@@ -42,17 +47,14 @@ def replacing_folder(folder: str | os.PathLike[str], last: tuple[str, ...] = ())
     # In an existing folder rather than beside it: that may be another disk, or not ours to write.
     parent = folder if folder.is_dir() else folder.parent
     parent.mkdir(parents=True, exist_ok=True)
-    temporary = parent / f".{folder.name}-{uuid.uuid4().hex[:8]}.tmp"
+    temporary = _temporary(parent, folder.name)
     temporary.mkdir()
     try:
         yield temporary
         files = sorted(p.relative_to(temporary) for p in temporary.rglob("*") if p.is_file())
         for file in files:
             _sync(temporary / file)
-        if parent != folder:
-            with suppress(OSError):  # another writer may have made it by now
-                os.rename(temporary, folder)
-        if temporary.exists():
+        if parent == folder or not _renamed(temporary, folder):
             _replace_all(temporary, folder, sorted(files, key=lambda file: file.as_posix() in last))
         _sync(folder)
         _sync(folder.parent)
@@ -70,6 +72,57 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
     """Write `text` as UTF-8 to `path` through :func:`replacing`."""
     return write_bytes(path, text.encode())
+
+
+def remove_folder(folder: str | os.PathLike[str]) -> None:
+    """Remove a folder; a crash on the way leaves no half of it under its name."""
+    folder = Path(folder)
+    temporary = _temporary(folder.parent, folder.name)
+    os.rename(folder, temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def clean(folder: str | os.PathLike[str]) -> None:
+    """Remove what writers of this module that were killed have left anywhere below `folder`.
+
+    What belongs to another living process stays, unless it is a day old: then that process only has the number of
+    the writer. What belongs to this one goes (in a container every process may be number 1), so call it before
+    writing there.
+    """
+    for path in list(Path(folder).rglob(".*.tmp*")):
+        match = _TEMPORARY.fullmatch(path.name)
+        with suppress(OSError):  # gone with the folder it was in, or by another hand
+            if match and (not _elsewhere(int(match[1])) or time.time() - path.stat().st_mtime > _ABANDONED):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _temporary(parent: Path, name: str, suffix: str = "") -> Path:
+    """A name that nobody else has, and that tells :func:`clean` whose it is."""
+    return parent / f".{name}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp{suffix}"
+
+
+def _elsewhere(number: int) -> bool:
+    """Whether another living process has this number."""
+    if number == os.getpid():
+        return False
+    if os.name == "nt":  # os.kill(number, 0) would be Ctrl-C there
+        return True
+    try:
+        os.kill(number, 0)
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)  # there, but not ours
+    return True
+
+
+def _renamed(source: Path, target: Path) -> bool:
+    """Rename a folder; not when another writer has made the target by now."""
+    try:
+        os.rename(source, target)
+    except OSError:
+        if not target.is_dir():
+            raise
+        return False
+    return True
 
 
 def _replace_all(source: Path, target: Path, files: list[Path]) -> None:

@@ -2,13 +2,16 @@
 
 import errno
 import os
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from styleforge import files
-from styleforge.files import replacing, replacing_folder, write_bytes, write_text
+from styleforge.files import clean, remove_folder, replacing, replacing_folder, write_bytes, write_text
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -157,3 +160,78 @@ def test_a_file_in_the_way(tmp_path):
     with pytest.raises(OSError), replacing_folder(path) as temporary:
         put(temporary, x="1")
     assert contents(tmp_path) == {"file": "a file"}
+
+
+def test_a_full_disk_at_the_rename_of_a_new_folder(tmp_path, monkeypatch):
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(OSError, match="No space"), replacing_folder(tmp_path / "folder") as temporary:
+        put(temporary, x="1")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_removed_folder_goes_as_a_whole(tmp_path, monkeypatch):
+    folder = put(tmp_path / "folder", x="1", y="2")
+    monkeypatch.setattr(os, "unlink", lambda *a, **k: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+    remove_folder(folder)
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".folder-") and left.name.endswith(".tmp")
+    monkeypatch.undo()
+    clean(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+KILLED = """
+import os, pathlib, signal, sys
+sys.path.append(sys.argv[1])  # the module by itself: all of styleforge takes a second
+import files
+root = pathlib.Path(sys.argv[2])
+with files.replacing(root / "a.json") as a, files.replacing_folder(root / "b/new") as b:
+    with files.replacing_folder(root) as c, files.replacing(b / "z.txt") as d:
+        for path in (a, b / "x", c / "y", d):
+            path.write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed(folder: Path) -> int:
+    """A process that dies while it writes below `folder`; its number."""
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(Path(files.__file__).parent), str(folder)]) as child:
+        assert child.wait(60) == -signal.SIGKILL
+    return child.pid
+
+
+def test_what_a_killed_writer_leaves_is_cleaned(tmp_path):
+    put(tmp_path, **{"mine": "stays", ".hidden.tmp": "stays", ".a-b-12345678.tmp.json": "stays"})
+    number = killed(tmp_path)
+    left = [path for path in tmp_path.rglob(f"*-{number}-*") if path.name.endswith((".tmp", ".tmp.json", ".tmp.txt"))]
+    assert len(left) == 4
+    clean(tmp_path)
+    assert sorted(contents(tmp_path)) == [".a-b-12345678.tmp.json", ".hidden.tmp", "mine"]
+    clean(tmp_path / "nowhere")
+
+
+def test_cleaning_leaves_the_living_their_files(tmp_path):
+    own = put(tmp_path / f".a-{os.getpid()}-00000000.tmp", x="from a process that had our number")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as living:
+        others = put(tmp_path / f".b-{living.pid}-00000000.tmp", x="1")
+        old = put(tmp_path / f".c-{living.pid}-00000000.tmp", x="1")
+        os.utime(old, (0, 0))
+        clean(tmp_path)
+        assert others.exists() and not own.exists() and not old.exists()
+        living.communicate(b"\n")
+    clean(tmp_path)
+    assert not others.exists()
+
+
+def test_a_process_of_somebody_else_is_alive(tmp_path, monkeypatch):
+    put(tmp_path / ".a-1-00000000.tmp", x="1")
+
+    def forbidden(number, signal):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "kill", forbidden)
+    clean(tmp_path)
+    assert list(tmp_path.iterdir())
