@@ -24,9 +24,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from styleforge import ResnetGenerator, StylePipeline, __version__, methods
+from styleforge import ResnetGenerator, StylePipeline, __version__, methods, processes
 from styleforge.methods.base import Batch
-from styleforge.train import TrainConfig, _accelerator, bf16_is_fast, play
+from styleforge.precision import Precision
+from styleforge.train import bf16_is_fast, play
 
 
 class StockBlock(nn.Module):
@@ -86,8 +87,7 @@ def stock_step(width: int, blocks: int, a: torch.Tensor, b: torch.Tensor) -> Cal
 
 
 def our_step(width: int, blocks: int, a: torch.Tensor, b: torch.Tensor, precision: str) -> Callable[[], None]:
-    config = TrainConfig(method="cyclegan", source="", target="", output="", precision=precision)
-    accelerator = _accelerator(config)
+    accelerator = processes.join()
     method = methods.build(
         "cyclegan", {"width": width, "blocks": blocks, "discriminator_width": width, "upsample": "transpose"}
     ).to(a.device)
@@ -96,9 +96,9 @@ def our_step(width: int, blocks: int, a: torch.Tensor, b: torch.Tensor, precisio
     count = iter(range(10**9))
 
     def step() -> None:
-        batch = Batch({"source": a, "target": b}, 0, next(count))
+        batch = Batch({"source": a, "target": b}, 0, next(count), 0)
         for player in players:
-            play(player, optimizers[player.name], batch, accelerator)
+            play(player, optimizers[player.name], [batch], accelerator, Precision(a.device, precision))
 
     return step
 
@@ -139,9 +139,7 @@ def stylising(size: int, rounds: int) -> dict[str, float]:
 
 def training(size: int, rounds: int) -> dict[str, float]:
     a, b = torch.rand(2, 1, 3, size, size) * 2 - 1
-    sides = {"stock": stock_step(64, 9, a, b), "ours fp32": our_step(64, 9, a, b, "fp32")}
-    # Accelerate keeps one precision for a process, so bf16 has one of its own; it runs the stock side again.
-    return in_turns(sides, rounds)
+    return in_turns({"stock": stock_step(64, 9, a, b), "ours fp32": our_step(64, 9, a, b, "fp32")}, rounds)
 
 
 def training_bf16(size: int, rounds: int) -> dict[str, float]:

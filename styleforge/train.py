@@ -3,117 +3,40 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
-import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import __version__, checkpoint, configs, data, images, methods, rng
-from .configs import Range
-from .errors import CheckpointError, ConfigError, MissingExtra, TrainingDiverged
-from .files import write_text
+from . import checkpoint, data, features, methods, processes, report, rng, runs, samples
+from .adaptation import ESTIMATES, Adaptation, Adapted, save_training
+from .errors import ConfigError, TrainingDiverged
+from .files import clean, write_text
 from .hub import CARD_NAME, PretrainedMixin
-from .methods.base import Batch, Player
+from .lora import merge
+from .methods.base import Batch, Method, Player
+from .precision import Precision
+from .quality import Quality
+from .recompute import recompute
+from .runs import TrainConfig, run_defaults
+from .schedules import Plateau, learning_rate
+from .state import Memory, TrainState, start_from
+from .tracking import open_tracker
+from .watch import Detectors, Finding, Watch
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+__all__ = ["Progress", "TrainConfig", "bf16_is_fast", "play", "run_defaults", "train"]
 
-Steps = Annotated[int, Range(0, 10**9)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Everything that determines a run; written to `train.json`, from which the run can be repeated.
-
-    Attributes:
-        method: word of the method, see `styleforge train --help`.
-        source: folder of pictures to start from; none for methods that make pictures from noise.
-        target: folder of pictures to resemble, or a single one.
-        output: folder of the run. A run that is there goes on.
-        size: side of the training squares, in pixels; what suits the method when null.
-        zoom: lowest and highest factor between `size` and the short side that squares are cut from.
-        flip: mirror half of the pictures.
-        batch_size: pictures per step and process; what suits the method when null.
-        steps: steps in all.
-        decay: share of the steps, at the end, in which the learning rate falls linearly to 0.
-        ema: weight of the past in the averaged generator that is published; 0 publishes the last one.
-        clip: largest norm of a player's gradient; 0 does not clip.
-        precision: "auto" takes bf16 where the processor computes with it, and fp32 elsewhere.
-        seed: of everything random.
-        save_every: steps between checkpoints.
-        sample_every: steps between sheets of samples; 0 for none.
-        log_every: steps between lines in `metrics.jsonl`.
-        init: folder of another run whose networks this one starts from; they must have the same shapes.
-        preview: folder of pictures for the sheets, in place of some of the source; not for pairs.
-        max_seconds: stop (and save) after this time; 0 for no limit.
-        license: licence of the weights for the card, as the Hub names it.
-        settings: settings of the method that differ from its defaults.
-    """
-
-    method: str
-    source: str | None = None
-    target: str
-    output: str
-    size: Annotated[int, Range(16, 2048)] | None = None
-    zoom: list[float] = field(default_factory=lambda: [1.12, 1.12])
-    flip: bool = True
-    batch_size: Annotated[int, Range(1, 4096)] | None = None
-    steps: Steps = 100_000
-    decay: Annotated[float, Range(0, 1)] = 0.5
-    ema: Annotated[float, Range(0, 0.99999)] = 0.999
-    clip: Annotated[float, Range(0, 1e9)] = 0.0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    seed: Annotated[int, Range(0, 2**31)] = 0
-    save_every: Annotated[int, Range(1, 10**9)] = 1000
-    sample_every: Steps = 1000
-    log_every: Annotated[int, Range(1, 10**9)] = 50
-    init: str | None = None
-    preview: str | None = None
-    max_seconds: Annotated[float, Range(0, 1e9)] = 0.0
-    license: str | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        configs.check(type(self).__init__, {f.name: getattr(self, f.name) for f in fields(self)}, "training")
-        for name, value in run_defaults(self.method).items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-        if "size" in self.settings:
-            raise ConfigError(
-                "The size belongs to the run, not to the settings of the method",
-                found=self.settings["size"],
-                todo="Give TrainConfig(size=...).",
-            )
-        if (methods.find(self.method).data == "images") != (self.source is None):
-            needs = "needs a folder of pictures to start from" if self.source is None else "makes pictures from noise"
-            raise ConfigError(
-                f"{self.method} {needs}",
-                where="source",
-                found=self.source,
-                todo="Give --source." if self.source is None else "Leave out --source.",
-            )
-        if len(self.zoom) != 2 or not 1 <= self.zoom[0] <= self.zoom[1] <= 16:
-            raise ConfigError(
-                "zoom is no interval",
-                found=self.zoom,
-                allowed="two numbers, 1 <= low <= high <= 16",
-                todo="Give for example 1.12 1.12, as CycleGAN has it.",
-            )
-
-
-def run_defaults(method: str) -> dict[str, int]:
-    """Size and batch size that suit a method, for :class:`TrainConfig`."""
-    return {"size": methods.settings(method).get("size", 256), "batch_size": methods.find(method).batch_size}
+LOOK_EVERY = 100  # steps between two looks for collapse and the like, and between two states to roll back to
+PROBES = 8  # pictures of such a look
+JUDGED = 64  # held-out pictures that quality is measured on
 
 
 @dataclass(frozen=True)
@@ -126,12 +49,39 @@ class Progress:
     images_per_second: float
 
 
+class Rollbacks:
+    """The steps that went wrong, which are left out when the run comes by again; rolled back itself it is not.
+
+    Args:
+        most: how many there may be.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.skipped: list[int] = []
+
+    @property
+    def factor(self) -> float:
+        """On the learning rates: half for each."""
+        return 0.5 ** len(self.skipped)
+
+    def state(self) -> dict[str, Any]:
+        """What to remember."""
+        return {"skipped": list(self.skipped)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.skipped = list(state["skipped"])
+
+
 def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None) -> Path:
     """Train, or go on with, the run that `config` describes.
 
-    Writes into `config.output`: `train.json`, `metrics.jsonl`, `checkpoints/`, `samples/`, and `style/`, which
-    `StylePipeline.from_pretrained` loads and `styleforge push` uploads. On Ctrl-C and SIGTERM the step is
-    finished, a checkpoint and the style so far are written, and the same call goes on from there.
+    Writes into `config.output`: `train.json`, `metrics.jsonl`, `report.html`, `checkpoints/`, `samples/`, and
+    `style/`, which `StylePipeline.from_pretrained` loads and `styleforge push` uploads; with held-out pictures also
+    `best/`, the style when it was measured best. On Ctrl-C and SIGTERM the step is finished, a checkpoint and the
+    style so far are written, and the same call goes on from there. Killed at any moment, it goes on from the newest
+    checkpoint, and on one machine with one process comes to the same weights, bit for bit, as if never stopped.
 
     Args:
         config: the run.
@@ -143,109 +93,214 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
     Raises:
         ConfigError, DataError: before anything is written.
         CheckpointError: the run has checkpoints, but none can be used.
-        TrainingDiverged: a loss is not finite; checkpoints stay.
+        TrainingDiverged: steps went wrong more often than `rollbacks`; the last good state is a checkpoint.
         KeyboardInterrupt, SystemExit: stopped from outside, after all is written.
     """
     run = Path(config.output)
     started = time.monotonic()
 
     # Processes, device, precision.
-    accelerator = _accelerator(config)
+    accelerator = processes.join()
     device, chief = accelerator.device, accelerator.is_main_process
     joint_batch = config.batch_size * accelerator.num_processes
+    precision = Precision(device, _precision(config))
 
-    # Networks and data.
+    # Networks.
     torch.manual_seed(rng.seed_of(config.seed, "networks"))
-    method = methods.build(config.method, _settings(config)).to(device)
+    method = methods.build(config.method, config.settings_with_size()).to(device)
     if device.type == "cuda":  # on CPUs the norms and pads cost more in this layout than convolutions gain
         method.to(memory_format=torch.channels_last)
     _check_size(config.size, method)
-    if config.preview and method.data in ("paired", "images"):
-        raise ConfigError(
-            "A folder of preview pictures is of no use here",
-            where=config.preview,
-            todo=f"Leave out --preview: {config.method} shows its training pictures.",
-        )
-    crop = data.RandomCrop(config.size, (config.zoom[0], config.zoom[1]), config.flip)
+    found = checkpoint.newest(run / "checkpoints")
     if config.init:
-        _start_from(Path(config.init), method)
-    pictures = data.KINDS[method.data](config.source, config.target, crop, config.seed)
+        start_from(Path(config.init), method)
+    adaptation = None if config.adapt is None else Adaptation(**config.adapt)
+    if adaptation:
+        method = adaptation.apply(method, resume=found is not None).to(device)
+    if config.recompute:
+        recompute(method)
+
+    # Pictures.
+    pictures = _pictures(config, method)
     _check_targets(method, pictures)
+    rows = samples.rows(method, pictures, config.size, _preview_folder(config, method))
+    probes = {domain: samples.squares(found, config.size, PROBES) for domain, found in pictures.domains.items()}
+
+    # Who learns, what is published, who looks.
+    players = method.players()
+    optimizers = {p.name: p.optimizer(config.optimizer) for p in players}
+    turns = max(p.turns for p in players)
     averages = {name: _average(style) for name, style in method.styles().items()} if config.ema else {}
     styles = averages or method.styles()
-    preview = _preview(config, method, pictures)
-
-    # An optimiser for each player.
-    players = method.players()
-    optimizers = {p.name: p.optimizer() for p in players}
-    turns = max(p.turns for p in players)
+    rollbacks, watch, plateau = Rollbacks(config.rollbacks), Watch(), Plateau(config.patience // 2 or 3)
+    detectors = Detectors(paired=method.data == "paired", adversarial=_adversarial(config))
+    held = _held(config, method, pictures)
+    quality = _judge(config, method, held) if held else None
+    memories: dict[str, Memory] = {"watch": watch, "plateau": plateau, "detectors": detectors, "precision": precision}
+    memories |= {"quality": quality} if quality else {}
+    memories |= {"adaptation": adaptation} if adaptation else {}
+    state = TrainState(method, averages, optimizers, memories)
 
     # Go on where the run was.
-    _remember(config, run, chief)
+    runs.remember(config, run, chief)
     step, seconds = 0, 0.0
-    if found := checkpoint.newest(run / "checkpoints"):
+    if found:
         tensors, manifest = found
-        _restore(tensors, run, method, averages, optimizers)
+        state.restore(tensors, manifest.get("memories", {}), run)
+        rollbacks.restore(manifest.get("rollbacks", rollbacks.state()))
         step, seconds = manifest["step"], manifest["seconds"]
+    if chief:
+        clean(run)  # what a killed run was writing
+        checkpoint.rewind(run / "metrics.jsonl", step)
+    begun = step
     method.train()
+    voice = Voice(run, chief)
+    tracker = open_tracker(config.tracker if chief else "none", run, asdict(config))
+    progress = on_step or _progress_bar(config.steps, step, chief)
+    if not on_step:
+        voice.say(f"{config.method} on {pictures.describe()}; {device}, {precision.kind}; into {run}")
+        voice.say(quality.note if quality else "Quality is not measured; --held-out 0.1 --judge FILE measures it.")
 
     def save(step: int) -> None:
-        if chief:
-            state = _state(method, averages, optimizers)
-            facts = {"method": config.method, "seconds": round(seconds + time.monotonic() - started, 1)}
-            checkpoint.save(run / "checkpoints", step, state, facts)
+        if not chief:
+            return
+        facts = {"method": config.method, "seconds": round(seconds + time.monotonic() - started, 1)}
+        facts |= {"rollbacks": rollbacks.state(), "memories": state.facts()}
+        try:
+            checkpoint.save(run / "checkpoints", step, state.tensors(), facts)
+        except OSError as error:
+            voice.event(step, "warning", f"No checkpoint of step {step} ({error}); the one before is kept.")
 
-    progress = on_step or _progress_bar(config, step, pictures.describe(), accelerator, chief)
-    draws = data.batches(
-        pictures,
-        config.batch_size,
-        range(step * turns, config.steps * turns),
-        rank=accelerator.process_index,
-        processes=accelerator.num_processes,
-    )
-    with _stop_signals() as stopped, closing(draws):
-        done = begun = step
-        for step in range(done, config.steps):
+    def card(step: int) -> dict[str, Any]:
+        return _card_facts(config, method, device, joint_batch, step, seconds + time.monotonic() - started)
+
+    def draw(step: int) -> data.Batches:
+        return data.batches(
+            pictures,
+            config.batch_size,
+            range(step * turns, config.steps * turns),
+            rank=accelerator.process_index,
+            processes=accelerator.num_processes,
+            workers=config.workers,
+        )
+
+    if adaptation and adaptation.ewc and not found:
+        method.estimate(_first_batches(config, pictures, device))
+    draws = draw(step)
+    good = step, state.tensors(copy=True), state.facts()
+    ending, worked = False, 0.0
+    with _stop_signals() as stopped, ExitStack() as opened:
+        opened.callback(tracker.close)
+        opened.callback(lambda: draws.close())
+        while step < config.steps and not ending:
             begin = time.perf_counter()
             # Whatever draws from the global generator (dropout) is a function of the step, too.
             torch.manual_seed(rng.seed_of(config.seed, "step", step, accelerator.process_index))
-            rate = learning_rate(step, config.steps, config.decay)
+            rate = learning_rate(config.schedule, step, config.steps, warmup=config.lr_warmup, decay=config.decay)
+            rate *= rollbacks.factor * plateau.factor
             terms: dict[str, float] = {}
             for turn in range(turns):
                 tensors = {name: tensor.to(device) for name, tensor in next(draws).items()}
-                batch = Batch(tensors, config.seed, step * turns + turn, accelerator.process_index)
+                if step in rollbacks.skipped:
+                    continue
+                pieces = _pieces(
+                    tensors, config.accumulate, config.seed, step * turns + turn, accelerator.process_index
+                )
                 for player in players:
                     if turn < player.turns:
-                        terms |= play(player, optimizers[player.name], batch, accelerator, rate, config.clip)
-            _check(terms, step, run)
+                        optimizer, clips = optimizers[player.name], (config.clip, config.clip_value)
+                        terms |= play(player, optimizer, pieces, accelerator, precision, rate, *clips)
+                precision.update()
+
+            # Watch: a step that went wrong is taken back, and left out the next time.
+            trouble = watch.judge(terms)
+            (wrong,) = processes.anywhere(accelerator, trouble is not None)
+            if wrong:
+                text = trouble or "Another process found something wrong."
+                culprit = _culprit(players)
+                again, tensors, facts = good
+                state.restore(tensors, facts, run)
+                if len(rollbacks.skipped) >= rollbacks.most:
+                    save(again)
+                    raise _diverged(step, text, culprit, run, again, rollbacks.most)
+                rollbacks.skipped.append(step)
+                voice.event(
+                    step + 1,
+                    "rollback",
+                    f"Step {step + 1} went wrong: {text}{culprit}. Back to step {again}, on without its batch and at "
+                    f"{rollbacks.factor:g} times the learning rate.",
+                )
+                draws.close()
+                step, draws = again, draw(again)
+                continue
 
             # Average the weights that will be published.
             for name, style in method.styles().items() if averages else ():
                 _mix(averages[name], style, min(config.ema, (1 + step) / (10 + step)))
+            step += 1
 
-            # Log, look, save.
-            done = step + 1
-            speed = joint_batch * turns / (time.perf_counter() - begin)
-            if chief and done % config.log_every == 0:
-                _log(run, {"step": done, "lr_factor": rate, "images_per_second": round(speed, 2), **terms})
-            progress(Progress(done, config.steps, terms, speed))
-            if chief and config.sample_every and done % config.sample_every == 0:
-                _sheet(run / "samples" / f"step-{done:08d}.jpg", method, styles, preview, device)
+            # Log.
+            spent = time.perf_counter() - begin
+            worked += spent
+            speed = joint_batch * turns / spent
+            if chief and step % config.log_every == 0:
+                entry = {"lr_factor": rate, "images_per_second": round(speed, 2), **terms}
+                voice.log({"step": step, **entry})
+                tracker.log(step, entry)
+            progress(Progress(step, config.steps, terms, speed))
+            if step == begun + LOOK_EVERY and draws.waited > 0.2 * worked:
+                voice.event(step, "warning", _input_bound(draws.waited / worked))
+
+            # Look.
+            detectors.saw(step, terms)
+            if chief and _is_look(step, config.steps):
+                for finding in _look(detectors, step, config.steps, styles[""], probes, device):
+                    voice.event(step, "finding", finding.sentence)
+            if chief and config.sample_every and step % config.sample_every == 0:
+                sheets = [run / "samples" / f"{name}-{step:08d}.jpg" for name in ("step", "scores")]
+                try:
+                    samples.sheet(sheets[0], method, styles, rows, device)
+                    samples.score_sheet(sheets[1], method, styles[""], rows, device)
+                    tracker.image(step, "samples", sheets[0])
+                except OSError as error:
+                    voice.event(step, "warning", f"No samples of this step ({error}).")
+                voice.report()
+
+            # Measure.
+            finished = False
+            if quality and step % config.judge_every == 0:
+                if chief:
+                    figures = _measure(quality, step, styles[""], held["target"], device)
+                    voice.log({"step": step, **figures})
+                    tracker.log(step, figures)
+                    voice.event(step, "status", quality.status(worked / (step - begun), config.steps))
+                    if quality.improved:
+                        _publish(run / "best", config, method, styles, card(step))
+                improved, finished = processes.anywhere(accelerator, quality.improved, quality.plateau)
+                if config.schedule == "plateau":
+                    plateau.update(improved)
+
+            # Save.
             late = config.max_seconds > 0 and time.monotonic() - started > config.max_seconds
-            ending = _anywhere(bool(stopped) or late, accelerator)
-            if ending or done % config.save_every == 0 or done == config.steps:
-                save(done)
-            if ending:
-                _say(accelerator, f"Stopped after step {done} of {config.steps}; the same command goes on from there.")
-                break
+            interrupted, finished = processes.anywhere(accelerator, bool(stopped) or late, finished)
+            ending = interrupted or finished
+            regular = step % config.save_every == 0
+            if step % LOOK_EVERY == 0 or regular:
+                good = step, state.tensors(copy=True), state.facts()
+            if ending or regular or step == config.steps:
+                save(step)
+    if step < config.steps:
+        why = f"nothing better in {config.patience} measurements" if finished else "the same command goes on from there"
+        voice.event(step, "status", f"Stopped after step {step} of {config.steps}; {why}.")
 
     # Publish. Cards of a run tell of the run, so a longer one writes them anew; a finished one leaves them alone.
-    if chief and (done > begun or not (run / "style").exists()):
-        facts = _card_facts(config, method, device, joint_batch, done, seconds + time.monotonic() - started)
-        for name, style in styles.items():
-            folder = style.eval().save_pretrained(run / "style" / name)
-            write_text(folder / CARD_NAME, str(style.generate_model_card(**facts, subfolder=name)))
-        _sheet(run / "samples" / "latest.jpg", method, styles, preview, device)
+    published = run / "checkpoints" / "published"  # written last: a kill on the way is made good by the next start
+    if chief and (not published.exists() or published.read_text() != str(step) or not (run / "style").exists()):
+        _publish(run / "style", config, method, styles, card(step))
+        for name in ("latest", *([f"step-{step:08d}"] if config.sample_every else [])):
+            samples.sheet(run / "samples" / f"{name}.jpg", method, styles, rows, device)
+        write_text(published, str(step))
+    voice.report()
     accelerator.wait_for_everyone()
     if stopped:
         raise KeyboardInterrupt if stopped[0] == signal.SIGINT else SystemExit(128 + stopped[0])
@@ -255,48 +310,61 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
 def play(
     player: Player,
     optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    accelerator: Accelerator,
+    pieces: Sequence[Batch],
+    accelerator: processes.Accelerator,
+    precision: Precision | None = None,
     rate: float = 1.0,
     clip: float = 0.0,
+    clip_value: float = 0.0,
 ) -> dict[str, float]:
-    """One step of one player: its loss, gradients for its own parameters, their mean over all processes, Adam.
+    """One step of one player: its loss, gradients for its own parameters, their mean over all processes, its optimizer.
 
     Args:
         player: who plays.
         optimizer: over its parameters.
-        batch: what it sees; it may leave something there.
-        accelerator: device, precision and processes.
+        pieces: what it sees; of several equal ones the gradients are averaged, which is the gradient of the whole
+            batch wherever pictures do not meet (in batch norms they do). It may leave something in each.
+        accelerator: device and processes.
+        precision: of the computation; float32 by default.
         rate: factor on its learning rate.
         clip: largest norm of the gradient; 0 does not clip.
+        clip_value: largest value in the gradient; 0 does not clip.
 
     Returns:
-        Its terms, named "player/term"; none when it pauses.
+        Its terms, named "player/term", and "player/gradient_norm" before clipping; none when it pauses.
     """
+    precision = precision or Precision(accelerator.device, "fp32")
     parameters = player.parameters()
-    with accelerator.autocast():
-        terms = player.loss(batch)
-    if not terms:
-        return {}
     optimizer.zero_grad(set_to_none=True)
-    accelerator.backward(sum(terms.values()), inputs=parameters)
-    if accelerator.num_processes > 1:
-        _average_gradients(parameters, accelerator)
+    found: dict[str, list[Tensor]] = {}
+    for piece in pieces:
+        with precision.autocast():
+            terms = player.loss(piece)
+        if not terms:
+            return {}
+        precision.backward(sum(terms.values()) / len(pieces), parameters)
+        for name, term in terms.items():
+            found.setdefault(name, []).append(term.detach().double())
+        if len(pieces) > 1:
+            _forget_graphs(player, piece)
+    processes.average_gradients(parameters, accelerator)
+    precision.unscale(optimizer)
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if clip_value:
+        nn.utils.clip_grad_value_(parameters, clip_value)
     if clip:
-        nn.utils.clip_grad_norm_(parameters, clip)
+        nn.utils.clip_grads_with_norm_(parameters, clip, norm)
     for group in optimizer.param_groups:
-        group["lr"] = player.lr * rate
-    optimizer.step()
+        group["lr"] = player.lr * group.get("factor", 1.0) * rate
+    precision.step(optimizer)
     if player.after:
         player.after()
-    values = torch.stack([term.detach().double() for term in terms.values()]).tolist()  # one wait for a GPU
-    return {f"{player.name}/{name}": value for name, value in zip(terms, values, strict=True)}
-
-
-def learning_rate(step: int, steps: int, decay: float) -> float:
-    """Factor on the learning rate: 1, and over the last `decay` of the steps linearly down to 0."""
-    falling = max(1, round(decay * steps))
-    return min(1.0, (steps - step) / falling) if decay else 1.0
+    means = [torch.stack(values).mean() for values in found.values()]
+    *values, length = torch.stack([*means, norm.detach().to(means[0])]).tolist()  # one wait for a GPU
+    named = {f"{player.name}/{name}": value for name, value in zip(found, values, strict=True)}
+    # Half precision finds its scale by overflowing now and then; the optimizer has left such a step out.
+    overflow = precision.kind == "fp16" and not math.isfinite(length)
+    return named if overflow else {**named, f"{player.name}/gradient_norm": length}
 
 
 def bf16_is_fast() -> bool:
@@ -307,45 +375,193 @@ def bf16_is_fast() -> bool:
     return any(getattr(cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 
 
-def _accelerator(config: TrainConfig) -> Accelerator:
-    try:
-        from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
-    except ImportError as error:
-        raise MissingExtra("Training needs accelerate", todo="Install it with: pip install accelerate") from error
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_is_fast())
-    AcceleratorState._reset_state()  # else a second run in this process is bound to the precision of the first
-    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
-    wanted = int(os.environ.get("WORLD_SIZE", "1"))
-    if wanted != accelerator.num_processes:
-        raise ConfigError(
-            "The processes of this run do not know of each other",
-            found=f"{accelerator.num_processes} in the accelerator, WORLD_SIZE={wanted}",
-            todo="On CPUs start with: ACCELERATE_USE_CPU=true torchrun --nproc_per_node N -m styleforge train ...",
+class Voice:
+    """What a run says, to the terminal and into its log.
+
+    Args:
+        run: its folder.
+        chief: whether this process is the one that speaks.
+    """
+
+    def __init__(self, run: Path, chief: bool) -> None:
+        self.run, self.chief = run, chief
+
+    def say(self, text: str) -> None:
+        """To the terminal, above the progress bar."""
+        if self.chief:
+            from tqdm import tqdm
+
+            tqdm.write(text, file=sys.stderr)
+
+    def event(self, step: int, kind: str, text: str) -> None:
+        """To the terminal and into `metrics.jsonl`."""
+        self.say(f"Step {step}: {text}")
+        self.log({"step": step, "event": kind, "text": text})
+
+    def log(self, entry: dict[str, Any]) -> None:
+        """Into `metrics.jsonl`."""
+        if self.chief:
+            with suppress(OSError):  # of a full disk the checkpoint tells
+                runs.log(self.run, entry)
+
+    def report(self) -> None:
+        """Everything so far, as a page."""
+        if self.chief:
+            with suppress(OSError):
+                report.write_report(self.run)
+
+
+def _pictures(config: TrainConfig, method: Method) -> data.Data:
+    crop = data.RandomCrop(config.size, (config.zoom[0], config.zoom[1]), config.flip, config.color_jitter)
+    weights = {"source": config.source_weights, "target": config.target_weights}
+    return data.KINDS[method.data](
+        config.source,
+        config.target,
+        crop,
+        config.seed,
+        weights={domain: path for domain, path in weights.items() if path is not None},
+        held_out=0.0 if config.test_target else config.held_out,
+    )
+
+
+def _pieces(tensors: dict[str, Tensor], count: int, *key: int) -> list[Batch]:
+    """A batch in equal pieces, each with randomness of its own."""
+    if count == 1:
+        return [Batch(tensors, *key)]
+    split = {name: tensor.chunk(count) for name, tensor in tensors.items()}
+    return [Batch({name: parts[n] for name, parts in split.items()}, *key, n) for n in range(count)]
+
+
+def _forget_graphs(player: Player, piece: Batch) -> None:
+    """Of a generator's fakes keep the pictures, their graph is used up; those that a discriminator's player asked
+    for are made again when the generator plays, or the graphs of all pieces would have to be kept."""
+    for name in [name for name, tensor in piece.items() if tensor.requires_grad]:
+        if player.judges:
+            del piece[name]
+        else:
+            piece[name] = piece[name].detach()
+
+
+def _culprit(players: list[Player]) -> str:
+    """The first parameter whose gradient is not finite, in brackets."""
+    for player in players:
+        for network in player.networks:
+            for name, parameter in network.named_parameters():
+                if parameter.grad is not None and not parameter.grad.isfinite().all():
+                    return f" (first in the gradient of {type(network).__name__}.{name})"
+    return ""
+
+
+def _diverged(step: int, text: str, culprit: str, run: Path, good: int, most: int) -> TrainingDiverged:
+    return TrainingDiverged(
+        "Training went wrong" + (f" more than {most} times" if most else ""),
+        where=f"step {step + 1} of {run}",
+        found=text + culprit,
+        todo=f"Step {good} is saved as the last good checkpoint. Try a lower --lr, --clip 1, or --precision fp32.",
+    )
+
+
+def _adversarial(config: TrainConfig) -> str | None:
+    return config.every_setting().get("adversarial")
+
+
+def _input_bound(share: float) -> str:
+    return (
+        f"Input-bound: {share:.0%} of the time goes by waiting for pictures. More --workers, or smaller files "
+        "(their short side needs no more pixels than size times zoom), would make it faster."
+    )
+
+
+def _is_look(step: int, steps: int) -> bool:
+    """Now and then, and more often at first: colors that turn round do so in the first percents of a run."""
+    early = step <= max(LOOK_EVERY, steps // 50) and step % max(LOOK_EVERY // 10, steps // 400) == 0
+    return early or step % LOOK_EVERY == 0
+
+
+@torch.no_grad()
+def _look(
+    detectors: Detectors, step: int, steps: int, style: PretrainedMixin, probes: dict[str, Tensor], device: torch.device
+) -> list[Finding]:
+    source = probes.get("source")
+    with samples.evaluating(style):
+        styled = samples.styled_as(
+            style,
+            source if source is None else source.to(device),
+            probes["target"].to(device),
+            PROBES,
+            rng.generator("probe"),
         )
-    if str(accelerator.distributed_type.value) in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+    return detectors.look(step, steps, styled.float().cpu(), probes["target"], source)
+
+
+def _held(config: TrainConfig, method: Method, pictures: data.Data) -> dict[str, Tensor]:
+    """The pictures that quality is measured on, by domain; none when there is nothing to measure."""
+    held = pictures.held
+    if config.test_target:
+        look = data.RandomCrop(config.size, (1.0, 1.0), flip=False)
+        held = data.KINDS[method.data](config.test_source, config.test_target, look, config.seed).domains
+    return {d: samples.squares(p, config.size, JUDGED) for d, p in held.items()} if config.judge_every else {}
+
+
+def _judge(config: TrainConfig, method: Method, held: dict[str, Tensor]) -> Quality:
+    return Quality(
+        network=features.load(config.judge) if config.judge else None,
+        network_name=config.judge or "",
+        pictures=held,
+        paired=method.data == "paired",
+        patience=config.patience,
+    )
+
+
+def _measure(
+    quality: Quality, step: int, style: PretrainedMixin, targets: Tensor, device: torch.device
+) -> dict[str, float]:
+    targets, seen = targets.to(device), 0
+
+    def make(sources: Tensor | None, count: int, generator: torch.Generator) -> Tensor:
+        nonlocal seen
+        seen += count
+        turned = targets.roll(count - seen, 0)  # each source has its own picture of a style
+        return samples.styled_as(style, None if sources is None else sources.to(device), turned, count, generator)
+
+    with samples.evaluating(style):
+        return quality.measure(step, make)
+
+
+def _publish(
+    folder: Path, config: TrainConfig, method: Method, styles: dict[str, PretrainedMixin], facts: dict[str, Any]
+) -> None:
+    """Write the style with its cards, and what others need to train it on."""
+    for name, style in styles.items():
+        with samples.evaluating(style):
+            written = merge(style).save_pretrained(folder / name)
+        write_text(written / CARD_NAME, str(style.generate_model_card(**facts, subfolder=name)))
+    if isinstance(method, Adapted):
+        method.save_adapters(styles, folder)
+    save_training(method, folder, asdict(config))
+
+
+def _first_batches(config: TrainConfig, pictures: data.Data, device: torch.device) -> Iterator[Batch]:
+    """Those by which an adaptation weighs its parameters; of the beginning, and the same in every process."""
+    with closing(data.batches(pictures, config.batch_size, range(ESTIMATES))) as draws:
+        for turn, tensors in enumerate(draws):
+            yield Batch({name: tensor.to(device) for name, tensor in tensors.items()}, config.seed, turn, 0)
+
+
+def _precision(config: TrainConfig) -> str:
+    if config.precision != "auto":
+        return config.precision
+    return "bf16" if bf16_is_fast() else "fp32"
+
+
+def _preview_folder(config: TrainConfig, method: Method) -> str | None:
+    if config.preview and method.data in ("paired", "images"):
         raise ConfigError(
-            "Several networks cannot be trained under this kind of distribution",
-            found=accelerator.distributed_type.value,
-            allowed="one process per GPU (MULTI_GPU) or per CPU",
-            todo="Choose plain multi-GPU in `accelerate config`; these networks are small.",
+            "A folder of preview pictures is of no use here",
+            where=config.preview,
+            todo=f"Leave out --preview: {config.method} shows its training pictures.",
         )
-    return accelerator
-
-
-def _anywhere(flag: bool, accelerator: Accelerator) -> bool:
-    """Whether `flag` is set in any process: all must stop after the same step, or the others would wait for ever."""
-    if accelerator.num_processes == 1:
-        return flag
-    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), reduction="sum") > 0)
-
-
-def _average_gradients(parameters: list[nn.Parameter], accelerator: Accelerator) -> None:
-    """One flat reduction: with equal batches, the gradient of the joint batch."""
-    grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    flat = accelerator.reduce(torch.cat([g.flatten() for g in grads]), reduction="mean")
-    for parameter, mean in zip(parameters, flat.split([g.numel() for g in grads]), strict=True):
-        parameter.grad = mean.view_as(parameter)
+    return config.preview
 
 
 def _average(network: nn.Module) -> Any:
@@ -361,111 +577,6 @@ def _mix(average: nn.Module, network: nn.Module, decay: float) -> None:
         if a.is_floating_point() or a.copy_(n) is None
     ]
     torch._foreach_lerp_([a for a, _ in floating], [n for _, n in floating], 1 - decay)
-
-
-def _state(
-    method: nn.Module, averages: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer]
-) -> dict[str, Tensor]:
-    state = {f"method.{key}": tensor for key, tensor in method.state_dict().items()}
-    for name, average in averages.items():
-        state |= {f"average.{name}.{key}": tensor for key, tensor in average.state_dict().items()}
-    for name, optimizer in optimizers.items():
-        state |= checkpoint.pack(optimizer, f"optimizer.{name}")
-    return state
-
-
-def _start_from(run: Path, method: nn.Module) -> None:
-    found = checkpoint.newest(run / "checkpoints")
-    if found is None:
-        raise CheckpointError(
-            "There is no run to start from",
-            where=run,
-            allowed="the folder of a run with checkpoints",
-            todo="Check --init, or leave it out.",
-        )
-    _load(method, _under(found[0], "method."), run)
-
-
-def _restore(
-    tensors: dict[str, Tensor],
-    run: Path,
-    method: nn.Module,
-    averages: dict[str, nn.Module],
-    optimizers: dict[str, torch.optim.Optimizer],
-) -> None:
-    _load(method, _under(tensors, "method."), run)
-    for name, average in averages.items():
-        _load(average, _under(tensors, f"average.{name}."), run)
-    for name, optimizer in optimizers.items():
-        checkpoint.unpack(optimizer, tensors, f"optimizer.{name}")
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-
-
-def _load(network: nn.Module, tensors: dict[str, Tensor], run: Path) -> None:
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ConfigError(
-            "The checkpoint is of another method or other settings",
-            where=run,
-            found=str(error).split("\n")[1].strip() if "\n" in str(error) else error,
-            todo="Take the method and the settings in its train.json, or another folder.",
-        ) from error
-
-
-def _remember(config: TrainConfig, run: Path, chief: bool) -> None:
-    """Write `train.json`; a run that is there must be the same in all that shapes the networks."""
-    path = run / "train.json"
-    if path.exists():
-        try:
-            before = dict(json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
-            raise ConfigError("train.json is damaged", where=path, found=error, todo="Repair or remove it.") from error
-        now = asdict(config)
-        for table in (before, now):  # what is set, whether by hand or by default
-            table["settings"] = {**methods.settings(config.method), **table.get("settings", {})}
-        before, now = json.loads(json.dumps([before, now]))
-        for key in ("method", "settings", "seed", "batch_size", "size", "ema"):
-            if before.get(key, now[key]) != now[key]:
-                was, wanted = before[key], now[key]
-                if key == "settings":
-                    key = next(k for k in {**wanted, **was} if was.get(k) != wanted.get(k))
-                    was, wanted = was.get(key), wanted.get(key)
-                raise ConfigError(
-                    "This folder holds a run with other settings",
-                    where=run,
-                    found=f"{key} = {wanted!r}",
-                    allowed=f"{was!r}, as it was begun",
-                    todo="Give another --output, or the same settings.",
-                )
-    if chief:
-        write_text(path, json.dumps({**asdict(config), "styleforge": __version__}, indent=2) + "\n")
-
-
-def _check(terms: dict[str, float], step: int, run: Path) -> None:
-    bad = [name for name, value in terms.items() if not math.isfinite(value)]
-    if bad:
-        raise TrainingDiverged(
-            "A loss is not finite any more",
-            where=f"step {step + 1} of {run}",
-            found=f"{bad[0]} = {terms[bad[0]]}",
-            todo="The last checkpoint is intact. Try a lower --lr, --clip 1, or --precision fp32.",
-        )
-
-
-def _log(run: Path, entry: dict[str, Any]) -> None:
-    rounded = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in entry.items()}
-    with open(run / "metrics.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(rounded) + "\n")
-
-
-def _settings(config: TrainConfig) -> dict[str, Any]:
-    """Settings of the method; networks that are made for one size are made for the size of the run."""
-    size = {"size": config.size} if "size" in methods.settings(config.method) else {}
-    return {**config.settings, **size}
 
 
 def _check_targets(method: Any, pictures: data.Data) -> None:
@@ -493,38 +604,6 @@ def _check_size(size: int, method: nn.Module) -> None:
                 allowed=f"multiples of {can.multiple}, from {can.smallest} on",
                 todo="Change --size, or the settings of the network (fewer --downs or --discriminator-layers).",
             )
-
-
-def _preview(config: TrainConfig, method: Any, pictures: data.Data) -> list[dict[str, Tensor]]:
-    """Up to six rows of fixed pictures by domain, (1, 3, S, S) in [-1, 1]."""
-    multiple = max((style.capabilities.multiple for style in method.styles().values()), default=1)
-    side = config.size if method.data == "images" else -(-max(config.size, 256) // multiple) * multiple
-    look = data.RandomCrop(side, (1.0, 1.0), flip=False)
-    shown = dict(pictures.domains)
-    if config.preview:
-        shown["source"] = data.Pictures(data.list_pictures(config.preview)[:6], side)
-    rows = min(6, len(next(iter(shown.values()))))
-    spread = {d: range(0, len(p), max(1, len(p) // 6)) for d, p in shown.items()}
-    return [
-        {d: look(p[spread[d][row % len(spread[d])]], "preview")[None] for d, p in shown.items()} for row in range(rows)
-    ]
-
-
-@torch.no_grad()
-def _sheet(
-    path: Path, method: Any, styles: dict[str, Any], preview: list[dict[str, Tensor]], device: torch.device
-) -> None:
-    """A picture with one row for each preview picture: source, styled, and what the method adds."""
-    training = {s: s.training for s in styles.values()}
-    for style in styles.values():
-        style.eval()
-    rows = []
-    for number, images_of_row in enumerate(preview):
-        here = {domain: image.to(device) for domain, image in images_of_row.items()}
-        rows.append(torch.cat(list(method.preview(here, styles, rng.generator("preview", number)).values()), 3))
-    for style, was in training.items():
-        style.train(was)
-    images.save(images.to_pil(torch.cat(rows, 2)), path, quality=92)
 
 
 def _card_facts(
@@ -571,24 +650,16 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _say(accelerator: Accelerator, text: str) -> None:
-    if accelerator.is_main_process:
-        print(text, file=sys.stderr)
-
-
-def _progress_bar(
-    config: TrainConfig, step: int, contents: str, accelerator: Accelerator, chief: bool
-) -> Callable[[Progress], None]:
+def _progress_bar(steps: int, step: int, chief: bool) -> Callable[[Progress], None]:
     from tqdm import tqdm
 
-    precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
-    _say(accelerator, f"{config.method} on {contents}; {accelerator.device}, {precision}; into {config.output}")
-    bar = tqdm(total=config.steps, initial=step, unit="step", disable=not chief, dynamic_ncols=True)
+    bar = tqdm(total=steps, initial=step, unit="step", disable=not chief, dynamic_ncols=True)
 
     def show(progress: Progress) -> None:
-        bar.update()
+        bar.update(progress.step - bar.n)  # backwards after a rollback
         if progress.step % 10 == 0:
-            bar.set_postfix({k.split("/")[-1]: f"{v:.3g}" for k, v in list(progress.terms.items())[:6]}, refresh=False)
+            shown = {k.split("/")[-1]: f"{v:.3g}" for k, v in progress.terms.items() if not k.endswith("gradient_norm")}
+            bar.set_postfix(dict(list(shown.items())[:6]), refresh=False)
         if progress.step == progress.steps:
             bar.close()
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from styleforge import ResnetGenerator, StylePipeline, bundled_styles
+from styleforge import ResnetGenerator, StylePipeline, bundled_styles, configs, methods
+from styleforge.adaptation import Adaptation
 from styleforge.cli import cli, main
+from styleforge.runs import TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -206,3 +208,95 @@ def test_help_of_every_command_reads_well(call):
         code, out, _ = call(name, "--help")
         assert code == 0 and len(out.splitlines()) >= 4
         assert command.help
+
+
+@pytest.fixture
+def trained(call, tmp_path):
+    """A tiny run: its folder, and that of its pictures."""
+    for domain in "ab":
+        (tmp_path / domain).mkdir()
+        for i in range(3):
+            array = np.random.default_rng(i).integers(0, 255, (40, 40, 3), np.uint8)
+            Image.fromarray(array).save(tmp_path / domain / f"{i}.png")
+    small = [
+        "--size",
+        "32",
+        "--steps",
+        "2",
+        "--width",
+        "4",
+        "--blocks",
+        "1",
+        "--discriminator-width",
+        "4",
+        "--discriminator-layers",
+        "1",
+    ]
+    folders = ["--source", tmp_path / "a", "--target", tmp_path / "b", "--output", tmp_path / "run"]
+    assert call("train", "cyclegan", *folders, *small)[0] == 0
+    return tmp_path / "run", tmp_path / "a"
+
+
+def test_a_configuration_file_repeats_a_run(call, trained, tmp_path):
+    run, _ = trained
+    for words in (["--config", run / "train.json"], [f"--config={run / 'train.json'}"]):
+        code, out, _ = call("train", *words, "--output", tmp_path / f"{len(words)}", "--steps", "3", "--cycle", "5")
+        assert code == 0 and out.strip() == str(tmp_path / f"{len(words)}" / "style")
+        before, now = (json.loads((f / "train.json").read_text()) for f in (run, tmp_path / f"{len(words)}"))
+        assert now["settings"] == {**before["settings"], "cycle": 5.0} and now["steps"] == 3
+        same = set(before) - {"settings", "steps", "output"}
+        assert {k: now[k] for k in same} == {k: before[k] for k in same}
+    code, _, err = call("train", "cut", "--config", run / "train.json", "--output", tmp_path / "other")
+    assert code == 1 and "of another method" in err and "Leave out the word cut" in err
+    code, _, err = call("train", "--config", tmp_path / "nowhere.json")
+    assert code == 1 and "cannot be read" in err and "Traceback" not in err
+
+
+def test_adapt_goes_on_from_a_run(call, trained, tmp_path):
+    run, pictures = trained
+    words = ["--source", pictures, "--target", pictures, "--output", tmp_path / "new", "--steps", "2"]
+    code, _, err = call("adapt", run, *words, "--lora", "2", "--lr-scale", "0.5")
+    assert code == 0, err
+    told = json.loads((tmp_path / "new" / "train.json").read_text())
+    assert told["method"] == "cyclegan" and told["settings"]["width"] == 4  # nobody had to say it again
+    assert told["adapt"] == {"base": str(run), "revision": None, "lora": 2, "lr_scale": 0.5}
+    assert (tmp_path / "new" / "style" / "adapter" / "adapter.safetensors").exists()
+    assert (tmp_path / "new" / "style" / "training" / "networks.safetensors").exists()
+    code, _, err = call("train", "--config", tmp_path / "new" / "train.json", "--output", tmp_path / "again")
+    assert code == 0 and json.loads((tmp_path / "again" / "train.json").read_text())["adapt"] == told["adapt"]
+    code, _, err = call("adapt", tmp_path / "nowhere", *words)
+    assert code == 1 and "nowhere" in err and "Traceback" not in err
+
+
+def test_data_check_says_what_is_wrong(call, trained, tmp_path):
+    _, pictures = trained
+    code, out, _ = call("data", "check", pictures, "--size", "32")
+    assert code == 0 and "3 pictures" in out
+    (pictures / "9.png").write_bytes(b"no picture")
+    code, out, _ = call("data", "check", pictures, tmp_path / "b", "--json")
+    found = json.loads(out)
+    kinds = {row["kind"] for row in found["rows"]}
+    assert code == 1 and not found["ok"] and {"rotten", "tiny"} <= kinds
+
+
+def test_report_writes_the_page(call, trained):
+    run, _ = trained
+    (run / "report.html").unlink()
+    code, out, _ = call("report", run)
+    assert code == 0 and out.strip() == str(run / "report.html") and "cyclegan" in (run / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_fit_says_its_plan_and_trains(call, trained, tmp_path):
+    run, _ = trained
+    words = ["--config", run / "train.json", "--output", tmp_path / "fit", "--batch-size", "2", "--fit", "auto"]
+    code, _, err = call("train", *words)
+    assert code == 0 and "tried 1 at once, 32 px" in err and "Plan: 2 pictures of 32 px a step." in err
+    assert json.loads((tmp_path / "fit" / "train.json").read_text())["accumulate"] == 1
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_options_of_run_method_and_adaptation_have_different_names(method):
+    run, settings = (set(configs.schema(c.__init__)) for c in (TrainConfig, methods.find(method)))
+    assert run & settings <= {"size"}
+    assert run & set(configs.schema(Adaptation.__init__)) == set()

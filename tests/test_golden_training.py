@@ -49,8 +49,8 @@ def run(method, batches, accelerator, first=0):
     for step, tensors in enumerate(batches, first):
         batch, terms = Batch(tensors, 0, step, 0), {}
         for player in players:
-            terms |= train.play(player, optimizers[player.name], batch, accelerator)
-        log.append(terms)
+            terms |= train.play(player, optimizers[player.name], [batch], accelerator)
+        log.append({name: value for name, value in terms.items() if not name.endswith("/gradient_norm")})
     return log
 
 
@@ -226,25 +226,6 @@ def test_cut_with_the_gradients_of_the_recording(accelerator):
     compare_weights(name, networks)
 
 
-# -- learning rate --
-
-
-@golden.needs_golden
-@pytest.mark.parametrize("name", ["linear", "linear_resume"])  # step and cosine have no counterpart
-def test_learning_rate(name):
-    schedule = json.loads((golden.GOLDEN / "lr_schedules" / "values.json").read_text())[name]
-    options, rates = schedule["options"], schedule["lr_after_k_scheduler_steps"]
-    constant, falling = options["n_epochs"], options["n_epochs_decay"]
-    steps = constant + falling
-    # Upstream divides by n_epochs_decay + 1, so that it reaches 0 after the last epoch; so do we, if told so.
-    decay = (falling + 1) / steps
-    begun = options["epoch_count"] - 1
-    compared = rates[: steps - begun + 1]  # afterwards upstream's becomes negative
-    assert len(compared) > 100
-    ours = [2e-4 * train.learning_rate(begun + k, steps, decay) for k in range(len(compared))]
-    assert ours == pytest.approx(compared, rel=1e-12, abs=1e-18)
-
-
 # -- memory of fakes --
 
 
@@ -406,7 +387,7 @@ def test_a_player_changes_its_own_networks_only(name, accelerator):
         own = {id(p) for p in player.parameters()}
         before = {key: p.detach().clone() for key, p in everything.items()}
         method.zero_grad(set_to_none=True)
-        train.play(player, player.optimizer(), batch, accelerator)
+        train.play(player, player.optimizer(), [batch], accelerator)
         for key, parameter in everything.items():
             assert torch.equal(parameter, before[key]) == (id(parameter) not in own), (player.name, key)
             assert (parameter.grad is not None) == (id(parameter) in own), (player.name, key)

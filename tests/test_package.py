@@ -28,18 +28,35 @@ LAYERS = [
         "precision",
         "losses",
         "layers",
+        "memory",
+        "processes",
         "checkpoint",
+        "state",
+        "schedules",
+        "tracking",
+        "watch",
     ],
     ["hub"],
-    ["features"],
-    ["models"],
-    ["data", "invert", "methods", "pipeline"],
+    ["features", "lora", "recompute"],
+    ["metrics", "models"],
+    ["data", "invert", "methods", "pipeline", "quality"],
+    ["adaptation", "datacheck", "runs", "samples"],
+    ["report"],
     ["train"],
+    ["fit"],
     ["cli"],
     ["__main__"],
 ]
 # Who may import what, beside torch, numpy, PIL and the standard library.
-HEAVY = {"accelerate": {"train"}, "gradio": set(), "diffusers": set(), "click": {"cli"}, "huggingface_hub": {"hub"}}
+HEAVY = {
+    "accelerate": {"processes"},
+    "gradio": set(),
+    "diffusers": set(),
+    "click": {"cli"},
+    "huggingface_hub": {"hub"},
+    "tensorboard": {"tracking"},
+    "wandb": {"tracking"},
+}
 
 
 def run(code: str) -> str:

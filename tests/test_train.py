@@ -17,12 +17,23 @@ import tiny
 import torch
 from PIL import Image
 
-from styleforge import StylePipeline, checkpoint, methods
+from styleforge import StylePipeline, checkpoint, methods, processes
 from styleforge.errors import CheckpointError, ConfigError, DataError, MissingExtra, TrainingDiverged, UnknownName
 from styleforge.methods.base import Batch, Method, Player
-from styleforge.train import TrainConfig, _under, learning_rate, train
+from styleforge.runs import TrainConfig
+from styleforge.state import under
+from styleforge.train import _is_look, _pieces, play, train
+from styleforge.watch import Finding
 
 ROOT = Path(__file__).parents[1]
+SCORED = {
+    "cyclegan",
+    "cut",
+    "fastcut",
+    "ugatit",
+    "multiscale",
+    "animegan",
+}  # with a map of scores of pictures by themselves
 SMALL = {"width": 4, "blocks": 1, "discriminator_width": 4, "discriminator_layers": 1}
 
 
@@ -88,12 +99,12 @@ def test_a_run_leaves_a_style_a_log_samples_and_a_checkpoint(config, folders, me
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert all(np.isfinite(v) for line in lines for v in line.values())
-    assert sorted(p.name for p in (run / "samples").iterdir()) == [
-        "latest.jpg",
-        "step-00000003.jpg",
-        "step-00000006.jpg",
-    ]
-    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["step-00000003", "step-00000006"]
+    assert any(name.endswith("/gradient_norm") for name in lines[0])
+    sheets = {p.name for p in (run / "samples").iterdir()}
+    assert {s for s in sheets if "scores" not in s} == {"latest.jpg", "step-00000003.jpg", "step-00000006.jpg"}
+    assert ("scores-00000006.jpg" in sheets) == (method in SCORED)
+    assert (run / "report.html").stat().st_size > 5000
+    assert sorted(p.name for p in (run / "checkpoints").glob("step-*")) == ["step-00000003", "step-00000006"]
     assert json.loads((run / "train.json").read_text())["settings"] == settings
     card = (style / "README.md").read_text()
     assert "6 of 2 pictures" in card
@@ -171,7 +182,7 @@ def test_a_run_may_start_from_the_networks_of_another(config, tmp_path):
     begun = config(
         method="cut", settings=settings, init=str(tmp_path / "first"), steps=0, output=str(tmp_path / "second")
     )
-    state = _under(checkpoint.newest(tmp_path / "first" / "checkpoints")[0], "method.generator.")
+    state = under(checkpoint.newest(tmp_path / "first" / "checkpoints")[0], "method.generator.")
     assert same(weights(train(begun, quiet)), state)
     with pytest.raises(ConfigError, match="other settings"):
         train(config(settings={**SMALL, "width": 8}, init=str(tmp_path / "first"), output=str(tmp_path / "x")), quiet)
@@ -190,7 +201,7 @@ def test_a_finished_run_again_changes_nothing(config):
 
 def test_time_limit_stops_with_a_checkpoint(config):
     style = train(config(steps=10_000, max_seconds=0.01), quiet)
-    steps = [p.name for p in (style.parent / "checkpoints").iterdir()]
+    steps = [p.name for p in (style.parent / "checkpoints").glob("step-*")]
     assert steps == ["step-00000001"]
 
 
@@ -250,16 +261,57 @@ def test_turns_give_a_player_several_steps(config, monkeypatch):
 
     monkeypatch.setattr(methods, "build", lambda name, settings: Counting())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("styleforge.train._sheet", lambda *a: None)
+        for name in ("sheet", "score_sheet"):
+            patch.setattr(f"styleforge.samples.{name}", lambda *a: None)
+        patch.setattr("styleforge.train._look", lambda *a: [])
         train(config(steps=2, ema=0.0), quiet)
     assert [name for name, _ in seen] == ["a", "b", "a", "a"] * 2
     assert len({pictures for name, pictures in seen if name == "a"}) == 6
 
 
-def test_learning_rate_falls_linearly_at_the_end():
-    assert [learning_rate(s, 10, 0.4) for s in range(10)] == pytest.approx([1] * 6 + [1, 0.75, 0.5, 0.25])
-    assert learning_rate(9, 10, 0.0) == 1
-    assert learning_rate(0, 10, 1.0) == 1
+@pytest.mark.parametrize("method", ["cyclegan", "pix2pix"])
+def test_pieces_of_a_batch_make_the_same_step(config, folders, method):
+    """In float64; discriminator first or generator first, the gradient is that of the whole batch."""
+    settings = {
+        **tiny.settings(method),
+        "history": 0,
+        "norm": "instance",
+        "dropout": False,
+        "identity": 0.5,
+        "patches": 4096,
+    }
+    settings |= {"discriminator_norm": "instance"}
+    known = methods.settings(method)
+    pictures = {name: torch.rand(4, 3, 32, 32, dtype=torch.float64) * 2 - 1 for name in ("source", "target")}
+    found = []
+    for count in (1, 2, 4):
+        torch.manual_seed(0)
+        built = methods.build(method, {k: v for k, v in settings.items() if k in known}).double().train()
+        for step in range(2):
+            pieces = _pieces(pictures, count, 0, step, 0)
+            terms = {}
+            for player in built.players():
+                optimizer = torch.optim.SGD(player.parameters(), 1.0)
+                terms |= play(player, optimizer, pieces, processes.join(), rate=1e-3 / player.lr)
+        found.append((terms, {k: v for k, v in built.state_dict().items() if v.is_floating_point()}))
+    for terms, state in found[1:]:
+        assert terms == pytest.approx(found[0][0], rel=1e-6)
+        for key, tensor in state.items():
+            assert torch.allclose(tensor, found[0][1][key], rtol=1e-7, atol=1e-9), key
+
+
+def test_gradients_are_clipped_by_norm_or_value(config):
+    layer = torch.nn.Linear(4, 1, bias=False)
+    player = Player("p", (layer,), lambda batch: {"loss": 100 * layer.weight.sum()}, lr=1.0)
+
+    def moved(**clips):
+        torch.nn.init.zeros_(layer.weight)
+        terms = play(player, torch.optim.SGD(layer.parameters(), 1.0), [Batch({}, 0, 0, 0)], processes.join(), **clips)
+        return layer.weight.norm().item(), layer.weight.abs().max().item(), terms["p/gradient_norm"]
+
+    assert moved() == pytest.approx((200, 100, 200))
+    assert moved(clip=3.0) == pytest.approx((3, 1.5, 200))
+    assert moved(clip_value=2.0) == pytest.approx((4, 2, 200))
 
 
 def test_averages_follow_slowly(config, tmp_path):
@@ -271,18 +323,93 @@ def test_averages_follow_slowly(config, tmp_path):
 # -- what goes wrong --
 
 
-def test_losses_that_are_not_finite_stop_the_run(config, monkeypatch):
+def faulty(monkeypatch, wrong, value=float("nan")):
+    """CycleGAN whose generator has a loss of `value` times what it was, in the steps (from 0) that `wrong` says."""
     original = methods.find("cyclegan").generator_terms
 
     def broken(self, batch: Batch):
         terms = original(self, batch)
-        return {**terms, "target": terms["target"] * float("nan")} if batch.key[1] == 4 else terms
+        return {**terms, "target": terms["target"] * value} if wrong(batch.turn) else terms
 
     monkeypatch.setattr(methods.find("cyclegan"), "generator_terms", broken)
-    with pytest.raises(TrainingDiverged, match=r"step 5.*generator/target = nan.*checkpoint"):
-        train(config(), quiet)
+
+
+def events(config, kind):
+    lines = map(json.loads, (Path(config.output) / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line.get("event") == kind]
+
+
+def test_a_step_that_went_wrong_is_taken_back_and_left_out(config, monkeypatch):
+    seen = []
+    faulty(monkeypatch, lambda turn: seen.append(turn) or turn == 4)
+    style = train(config(log_every=1), quiet)
+    assert seen == [0, 1, 2, 3, 4, 3, 5]  # back to the checkpoint of step 3, and on without the batch of step 4
+    assert all(tensor.isfinite().all() for tensor in weights(style).values())
+    (event,) = events(config(), "rollback")
+    assert event["step"] == 5 and "generator/target is not finite" in event["text"]
+    assert "Back to step 3" in event["text"] and "in the gradient of ResnetGenerator." in event["text"]
+    rates = [
+        json.loads(line)["lr_factor"]
+        for line in (style.parent / "metrics.jsonl").read_text().splitlines()
+        if "lr" in line
+    ]
+    assert rates[-1] == pytest.approx(0.5 * 1 / 3, rel=1e-5)  # of the linear schedule's last step
+
+
+def test_a_rollback_works_before_the_first_checkpoint(config, monkeypatch):
+    seen = []
+    faulty(monkeypatch, lambda turn: seen.append(turn) or turn in (0, 1))
+    style = train(config(steps=3, save_every=10), quiet)
+    assert seen == [0, 1, 2] and [e["step"] for e in events(config(), "rollback")] == [1, 2]
+    assert all(tensor.isfinite().all() for tensor in weights(style).values())
+
+
+def test_an_exploding_step_is_taken_back(config, monkeypatch):
+    faulty(monkeypatch, lambda turn: turn == 25, 1e8)
+    train(config(steps=30, save_every=10, sample_every=0), quiet)
+    (event,) = events(config(), "rollback")
+    assert event["step"] == 26 and "Back to step 20" in event["text"]
+
+
+def test_a_run_that_went_wrong_goes_on_after_a_kill_as_if_nothing_had_happened(config, monkeypatch, tmp_path):
+    faulty(monkeypatch, lambda turn: turn == 4)
+    straight = weights(train(config(steps=9, sample_every=0), quiet))
+
+    def kill(progress):
+        if progress.step == 8:
+            raise RuntimeError("killed")
+
+    broken = config(steps=9, sample_every=0, output=str(tmp_path / "killed"))
+    with pytest.raises(RuntimeError):
+        train(broken, kill)
+    assert same(weights(train(broken, quiet)), straight)
+    assert len(events(broken, "rollback")) == 1
+
+
+def test_a_run_gives_up_in_the_end(config, monkeypatch):
+    faulty(monkeypatch, lambda turn: turn >= 4)
+    expected = r"more than 2 times \(step 7 of .*generator/target is not finite.*gradient of Resnet.*Step 6 is saved"
+    with pytest.raises(TrainingDiverged, match=expected):
+        train(config(rollbacks=2, steps=9), quiet)
     found = checkpoint.newest(Path(config().output) / "checkpoints")
-    assert found[1]["step"] == 3
+    assert found[1]["step"] == 6 and len(events(config(), "rollback")) == 2
+
+
+def test_what_diverges_at_once_leaves_a_checkpoint_of_the_beginning(config, monkeypatch):
+    faulty(monkeypatch, lambda turn: True)
+    with pytest.raises(TrainingDiverged, match=r"went wrong \(step 1 of .*Step 0 is saved"):
+        train(config(rollbacks=0), quiet)
+    assert checkpoint.newest(Path(config().output) / "checkpoints")[1]["step"] == 0
+
+
+def test_a_finding_is_said_and_written_down(config, monkeypatch, capsys):
+    monkeypatch.setattr("styleforge.train._is_look", lambda step, steps: step % 2 == 0)
+    monkeypatch.setattr(
+        "styleforge.train._look", lambda d, step, *rest: [Finding("x", "Try --identity 5.")] * (step == 4)
+    )
+    train(config(), quiet)
+    assert [(e["step"], e["text"]) for e in events(config(), "finding")] == [(4, "Try --identity 5.")]
+    assert "Step 4: Try --identity 5." in capsys.readouterr().err
 
 
 def test_unknown_method_and_settings(config):
@@ -362,25 +489,34 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(config):
 
 def test_no_usable_checkpoint_says_why(config):
     style = train(config(), quiet)
-    for folder in (style.parent / "checkpoints").iterdir():
+    for folder in (style.parent / "checkpoints").glob("step-*"):
         (folder / checkpoint.MANIFEST).write_text("{")
     with pytest.raises(CheckpointError, match=r"step-00000006.*step-00000003.*--output"):
         train(config(), quiet)
 
 
-def test_a_full_disk_at_a_save_keeps_the_checkpoint_before(config, monkeypatch):
-    train(config(steps=3), quiet)
-    root = Path(config().output) / "checkpoints"
-    before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
+def test_a_full_disk_at_a_save_keeps_the_checkpoint_before_and_the_run_going(config, monkeypatch, capsys):
+    original, root = checkpoint.save, Path(config().output) / "checkpoints"
 
-    def full(*arguments, **keywords):
-        raise OSError(28, "No space left on device")
+    def full(folder, step, *rest):
+        if step == 6:
+            monkeypatch.setattr(
+                "styleforge.weights.replacing", lambda path: (_ for _ in ()).throw(OSError(28, "No space"))
+            )
+        try:
+            return original(folder, step, *rest)
+        finally:
+            monkeypatch.undo()
+            if step < 6:
+                monkeypatch.setattr("styleforge.checkpoint.save", full)
+            else:
+                assert [p.name for p in root.glob("step-*")] == ["step-00000003"]
 
-    with monkeypatch.context() as patch:
-        patch.setattr("styleforge.weights.replacing", full)
-        with pytest.raises(OSError, match="No space"):
-            train(config(), quiet)
-    assert {p: p.read_bytes() for p in root.rglob("*") if p.is_file()} == before
+    monkeypatch.setattr("styleforge.checkpoint.save", full)
+    straight = weights(train(config(steps=9), quiet))
+    assert "No checkpoint of step 6 ([Errno 28] No space" in capsys.readouterr().err
+    assert sorted(p.name for p in root.glob("step-*")) == ["step-00000003", "step-00000009"]
+    assert same(straight, weights(train(config(steps=9, output=f"{config().output}-again"), quiet)))
 
 
 def test_without_accelerate_it_says_how_to_get_it(config, monkeypatch):
@@ -395,6 +531,28 @@ def test_two_processes_that_do_not_know_of_each_other_are_refused(config, monkey
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(ConfigError, match="torchrun"):
         train(config(), quiet)
+
+
+def test_a_launch_of_several_processes_that_started_one_is_refused(config, tmp_path):
+    """What `accelerate launch` does on CPUs, without a word."""
+    script = tmp_path / "run.py"
+    script.write_text("from styleforge import processes; processes.join(); print('alone')")
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--mixed_precision",
+        "no",
+        "--num_machines",
+        "1",
+    ]
+    environment = {k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR")}
+    environment |= {"PYTHONPATH": str(ROOT)}
+    for count, message in (("2", "asked for several processes and started one"), ("1", "alone")):
+        words = [*launch, "--num_processes", count, str(script)]
+        result = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+        assert message in result.stdout + result.stderr
 
 
 @pytest.mark.slow
@@ -435,3 +593,80 @@ def test_a_run_does_not_slow_down_or_hang_on_exit(config):
             break
         time.sleep(0.1)
     assert threading.active_count() <= before
+
+
+# -- what is measured --
+
+
+def test_quality_is_measured_on_pictures_that_are_held_out(config, folders, tmp_path):
+    """Pairs are compared by SSIM; the best step is kept, its figures are in the log, and words say how it goes."""
+    settings = tiny.settings("pix2pix")
+    changes = {"method": "pix2pix", "target": folders[0], "settings": settings, "held_out": 0.3, "judge_every": 2}
+    style = train(config(**changes), quiet)
+    lines = [json.loads(line) for line in (style.parent / "metrics.jsonl").read_text().splitlines()]
+    measured = [line for line in lines if "ssim" in line]
+    assert [line["step"] for line in measured] == [2, 4, 6] and all("l1" in line for line in measured)
+    assert [e["step"] for e in events(config(**changes), "status")] == [2, 4, 6]
+    best = max(measured, key=lambda line: line["ssim"])["step"]
+    assert f"{best} of 1 pictures" in (style.parent / "best" / "README.md").read_text()
+    assert StylePipeline.from_pretrained(style.parent / "best")(Image.new("RGB", (20, 30))).size == (20, 30)
+    tests = {**changes, "held_out": 0.0, "test_source": folders[0], "test_target": folders[0]}
+    other = train(config(**tests, output=str(tmp_path / "tests")), quiet)
+    assert (other.parent / "best").is_dir()
+
+
+def test_a_run_stops_when_nothing_is_gained(config, folders, monkeypatch):
+    monkeypatch.setattr("styleforge.quality.Quality.plateau", property(lambda self: len(self.history) >= 2))
+    settings = tiny.settings("pix2pix")
+    changes = {"method": "pix2pix", "target": folders[0], "settings": settings, "held_out": 0.3}
+    run = config(**changes, judge_every=2, patience=2, steps=20, schedule="plateau")
+    style = train(run, quiet)
+    assert checkpoint.newest(style.parent / "checkpoints")[1]["step"] == 4
+    assert "nothing better in 2 measurements" in events(run, "status")[-1]["text"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patience": 3}, r"could stop improving.*--held-out"),
+        ({"schedule": "plateau"}, r"could stop improving.*--held-out"),
+        ({"test_source": "x"}, r"pictures of both sides.*--test-target"),
+        ({"accumulate": 2}, r"equal pieces.*found 2.*divisor of 1"),
+    ],
+)
+def test_settings_that_do_not_go_together(config, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        config(**changes)
+
+
+# -- configuration files --
+
+
+def test_a_run_is_repeated_from_its_train_json(config, tmp_path):
+    first = train(config(steps=2, color_jitter=0.2), quiet)
+    again = TrainConfig.read(first.parent / "train.json", output=str(tmp_path / "again"))
+    assert again == config(steps=2, color_jitter=0.2, output=str(tmp_path / "again"))
+    assert same(weights(first), weights(train(again, quiet)))
+
+
+def test_configuration_files_may_be_yaml_and_are_checked(config, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("method: cut\nsource: a\ntarget: b\noutput: c\nzoom: [1.0, 2.0]\nsettings: {width: 8}\n")
+    found = TrainConfig.read(path, steps=7)
+    assert (found.method, found.zoom, found.settings, found.steps) == ("cut", [1.0, 2.0], {"width": 8}, 7)
+    path.write_text("method: cut\nsteps_: 3\n")
+    with pytest.raises(ConfigError, match=r"'steps_' \(.*run.yaml\).*Did you mean 'steps'"):
+        TrainConfig.read(path)
+    for text, message in (("[1]", "No configuration"), ("a: [", "cannot be read"), ("a: \x00", "cannot be read")):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            TrainConfig.read(path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        TrainConfig.read(tmp_path / "nowhere.json")
+
+
+def test_looks_are_frequent_at_first():
+    for steps in (200, 10_000, 100_000):
+        looks = [step for step in range(1, steps + 1) if _is_look(step, steps)]
+        early = [step for step in looks if step <= max(100, steps // 50)]
+        assert len(early) >= 8 and len(looks) < steps / 100 + 20

@@ -1,0 +1,106 @@
+"""--fit auto: what is measured, and what is chosen from it."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from styleforge import fit as fitting
+from styleforge import memory, runs
+from styleforge.errors import ConfigError
+from styleforge.fit import Trial, fit
+from styleforge.runs import TrainConfig
+
+MIB = 2**20
+
+
+@pytest.fixture
+def config(tmp_path):
+    for domain in ("source", "target"):
+        (tmp_path / domain).mkdir()
+        for n in range(3):
+            Image.fromarray(np.full((300, 400, 3), 40 * n, np.uint8)).save(tmp_path / domain / f"{n}.png")
+    return TrainConfig(
+        method="cyclegan",
+        source=str(tmp_path / "source"),
+        target=str(tmp_path / "target"),
+        output=str(tmp_path / "run"),
+        batch_size=8,
+        size=256,
+        settings={"width": 4, "blocks": 1, "discriminator_width": 4, "discriminator_layers": 1},
+    )
+
+
+def machine(monkeypatch, base=100, per_picture=50, recomputed=20):
+    """Instead of dry steps, what they would find: MiB in all, and for each picture of 256 px at once."""
+    asked = []
+
+    def measure(config, size, pictures, again, room):
+        asked.append((size, pictures, again))
+        taken = (base + pictures * (recomputed if again else per_picture) * (size / 256) ** 2) * MIB
+        return Trial(size, pictures, again, int(taken) if taken <= room else None, 0.5)
+
+    monkeypatch.setattr(fitting, "measure", measure)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("limit", "size", "pieces", "again"),
+    [
+        (600, 256, 1, False),  # 8 at once: 500
+        (400, 256, 2, False),  # 4 at once: 300
+        (210, 256, 4, False),  # 2 at once: 200
+        (160, 256, 8, False),  # 1 at once: 150
+        (125, 256, 8, True),  # 1 at once: 120
+        (112, 192, 8, True),  # and smaller: 111
+    ],
+)
+def test_the_mildest_that_fits_is_chosen(config, monkeypatch, limit, size, pieces, again):
+    asked = machine(monkeypatch)
+    limit = limit * MIB + fitting._pixels(config)
+    plan = fit(config, limit)
+    assert (plan.config.size, plan.config.accumulate, plan.config.recompute) == (size, pieces, again)
+    assert plan.config == replace(config, size=size, accumulate=pieces, recompute=again)  # and the batch is as it was
+    assert len(asked) == len(set(asked)) <= 6
+    assert f"8 pictures of {size} px" in plan.text and ("not 256" in plan.text) == (size < 256)
+
+
+def test_what_does_not_fit_at_all(config, monkeypatch):
+    machine(monkeypatch)
+    with pytest.raises(ConfigError, match=r"however it is cut.*--width"):
+        fit(config, 90 * MIB)
+
+
+def test_a_run_that_was_begun_keeps_its_plan(config, monkeypatch):
+    asked = machine(monkeypatch)
+    runs.remember(replace(config, accumulate=4, recompute=True), Path(config.output), write=True)
+    plan = fit(config)
+    assert (plan.config.accumulate, plan.config.recompute, asked) == (4, True, [])
+
+
+def test_pixels_are_counted_from_headers(config):
+    assert fitting._pixels(config) == pytest.approx(6 * 3 * 287 * 287 * 4 / 3, rel=0.01)  # reduced to 1.12 * 256
+
+
+@pytest.mark.slow
+def test_dry_steps_are_the_real_loop(config, tmp_path):
+    """In a process of its own; nothing is left behind, and more pictures take more."""
+    heavy = replace(config, settings={**config.settings, "width": 16}, size=128)
+    one, many = (fitting.measure(heavy, 128, n, False, 3 * memory.GIB) for n in (1, 8))
+    assert 150 * MIB < one.bytes < many.bytes < 3 * memory.GIB and 0 < one.seconds < many.seconds
+    assert fitting.measure(heavy, 128, 8, False, one.bytes // 2).bytes is None
+    assert sorted(os.listdir(tmp_path)) == ["source", "target"]
+    broken = replace(config, settings={**config.settings, "downs": 2}, adapt={"base": str(tmp_path / "nowhere")})
+    with pytest.raises(ConfigError, match=r"cannot be tried.*--fit"):
+        fitting.measure(broken, 128, 1, False, memory.GIB)
+
+
+def test_memory_is_what_the_system_says():
+    free, before = memory.available(), memory.peak()
+    block = torch.ones(before + 64 * MIB, dtype=torch.uint8)  # more than there ever was
+    assert memory.peak() >= before + len(block) // 2
+    assert memory.available() < free + len(block)
