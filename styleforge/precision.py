@@ -25,6 +25,10 @@ def full_precision(loss: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(loss)
     def compute(*args: P.args, **kwargs: P.kwargs) -> R:
         device = next(x.device.type for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+        if not torch.is_autocast_enabled(device):
+            # Leaving an autocast empties the cache of all threads: one that prepares pictures would change how the
+            # gradients of another, in the middle of a step, are rounded.
+            return loss(*map(full, args), **{name: full(x) for name, x in kwargs.items()})
         with torch.autocast(device, enabled=False):
             return loss(*map(full, args), **{name: full(x) for name, x in kwargs.items()})
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from . import checkpoint, data, features, methods, processes, report, rng, runs, samples
 from .adaptation import ESTIMATES, Adaptation, Adapted, save_training
-from .errors import ConfigError, TrainingDiverged
+from .errors import CheckpointError, ConfigError, ImageError, TrainingDiverged
 from .files import clean, write_text
 from .hub import CARD_NAME, PretrainedMixin
 from .lora import merge
@@ -92,7 +92,7 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
 
     Raises:
         ConfigError, DataError: before anything is written.
-        CheckpointError: the run has checkpoints, but none can be used.
+        CheckpointError: the run has checkpoints, but none can be used; or its end could not be saved.
         TrainingDiverged: steps went wrong more often than `rollbacks`; the last good state is a checkpoint.
         KeyboardInterrupt, SystemExit: stopped from outside, after all is written.
     """
@@ -169,6 +169,13 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
         try:
             checkpoint.save(run / "checkpoints", step, state.tensors(), facts)
         except OSError as error:
+            if step == config.steps:
+                raise CheckpointError(
+                    "The end of the run could not be saved",
+                    where=run,
+                    found=error,
+                    todo="Make room, and start it again: it goes on from the newest checkpoint.",
+                ) from error
             voice.event(step, "warning", f"No checkpoint of step {step} ({error}); the one before is kept.")
 
     def card(step: int) -> dict[str, Any]:
@@ -262,8 +269,8 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
                     samples.sheet(sheets[0], method, styles, rows, device)
                     samples.score_sheet(sheets[1], method, styles[""], rows, device)
                     tracker.image(step, "samples", sheets[0])
-                except OSError as error:
-                    voice.event(step, "warning", f"No samples of this step ({error}).")
+                except (OSError, ImageError) as error:
+                    voice.event(step, "warning", f"No samples of step {step} ({error}).")
                 voice.report()
 
             # Measure.

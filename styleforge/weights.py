@@ -133,6 +133,7 @@ def write(
 
     Raises:
         NonFiniteWeights: a tensor holds NaN or infinity; nothing is written.
+        OSError: it cannot be written, nothing of it is left.
         WeightsError: a tensor of a name or a type that :func:`read_header` would refuse; nothing is written.
     """
     for name, tensor in tensors.items():
@@ -147,8 +148,13 @@ def write(
     check_finite(tensors, where=path)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        # Not save_file: that leaves files that only their owner can read.
-        temporary.write_bytes(safetensors.torch.save(plain, metadata={"format": "pt", **(metadata or {})}))
+        temporary.touch()
+        readers = temporary.stat().st_mode  # of safetensors' own files only the owner is one
+        try:
+            safetensors.torch.save_file(plain, temporary, metadata={"format": "pt", **(metadata or {})})
+        except SafetensorError as error:  # a full disk, under their name
+            raise OSError(str(error)) from error
+        temporary.chmod(readers)
     return Path(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 import tiny
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from styleforge import methods
-from styleforge.losses import gradient_penalty, r1_penalty
+from styleforge.losses import gradient_penalty, gray, r1_penalty
 from styleforge.methods.base import Adversary, Batch
 from styleforge.precision import Precision
 
@@ -200,3 +201,21 @@ def test_every_method_computes_in_fp16(name):
     for half, whole in zip(gradients(precision), full, strict=True):
         assert half.isfinite().all()
         assert torch.cosine_similarity(half.double(), whole.double(), dim=0) > 0.97
+
+
+def test_a_loss_in_another_thread_leaves_the_autocast_of_this_one_alone():
+    """Casts of weights are kept within one context: gradients that meet there are added before they are rounded."""
+    layer, x = torch.nn.Linear(64, 64), torch.randn(8, 64)
+
+    def gradient(disturbed):
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            first = layer(x).float().square().sum()
+            if disturbed:
+                thread = threading.Thread(target=gray, args=(torch.rand(1, 3, 4, 4),))
+                thread.start()
+                thread.join()
+            (first + layer(x + 1).float().square().sum()).backward()
+        return layer.weight.grad.clone()
+
+    assert torch.equal(gradient(False), gradient(True))

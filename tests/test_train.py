@@ -519,6 +519,13 @@ def test_a_full_disk_at_a_save_keeps_the_checkpoint_before_and_the_run_going(con
     assert same(straight, weights(train(config(steps=9, output=f"{config().output}-again"), quiet)))
 
 
+def test_a_run_whose_end_cannot_be_saved_says_so(config, monkeypatch):
+    train(config(steps=3), quiet)
+    monkeypatch.setattr("styleforge.checkpoint.save", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(CheckpointError, match=r"could not be saved.*No space left.*Make room"):
+        train(config(), quiet)
+
+
 def test_without_accelerate_it_says_how_to_get_it(config, monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(MissingExtra, match="pip install accelerate"):
