@@ -914,7 +914,7 @@ FAULTS = [
     (os, "replace"),
     (os, "rename"),
     (os, "link"),
-    (safetensors.torch, "save"),
+    (safetensors.torch, "save_file"),
     (card, "render"),
 ]
 
