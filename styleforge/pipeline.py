@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import (
+    control,
     images,
     models,  # noqa: F401 -- fills the table that from_pretrained looks classes up in
     rng,
@@ -111,6 +111,12 @@ class StylePipeline:
         *,
         style: Any = None,
         strength: float = 1.0,
+        mask: Any = None,
+        mask_fit: bool = False,
+        feather: float = 0.0,
+        segmenter: control.Segmenter | str | None = None,
+        preserve_color: control.Color | None = None,
+        style_scale: float = 1.0,
         output_type: OutputType = "pil",
     ) -> Any:
         """Style a picture, or several.
@@ -120,7 +126,15 @@ class StylePipeline:
                 of these; see :func:`styleforge.images.read`.
             style: for networks that take any style, a picture of it (in any form that `image` may have); for
                 networks that have learnt several, the number of one, or a weight for each.
-            strength: 0 gives the picture back, 1 the full style, between them a blend.
+            strength: 0 gives the picture back, 1 the full style, between them a blend; up to 1.5 exaggerates.
+            mask: where to style: a picture (in any form that `image` may have) that is white there, or the name of a
+                region that `segmenter` finds. Pixels where it is black stay as they are, to the bit.
+            mask_fit: resize a mask of another size than the picture.
+            feather: width in pixels of a soft edge inside the mask.
+            segmenter: finds regions by name: see :func:`styleforge.control.find_region`.
+            preserve_color: "luma" keeps the colours of the picture place by place, "histogram" its palette; see
+                :func:`styleforge.control.preserve_color`.
+            style_scale: size of the brush, from 0.25 to 8; see :func:`styleforge.control.style_scale`.
             output_type: "pil"; "np", an array (H, W, C) of float32 in [0, 1]; or "pt", a tensor (C, H, W) of
                 float32 in [0, 1]. Transparency is the fourth channel where the picture has it.
 
@@ -129,14 +143,18 @@ class StylePipeline:
 
         Raises:
             ImageError: a picture cannot be used.
-            ConfigError: a strength outside [0, 1], an unknown output type, a style that is missing or of no use, or
-                a network that starts from noise: see :meth:`generate`.
+            ConfigError: a strength outside [0, 1.5] or another setting that cannot be used, a mask of another size,
+                a region that is not there, a style that is missing or of no use, or a network that starts from
+                noise: see :meth:`generate`.
         """
-        if not (isinstance(strength, (int, float)) and math.isfinite(strength) and 0 <= strength <= 1):
-            raise ConfigError("strength cannot be used", found=strength, allowed="0 to 1", todo="1 is the full style.")
+        control.check_strength(strength)
+        if preserve_color is not None:
+            control.check_color(preserve_color)
         _check_output_type(output_type)
         if isinstance(image, (list, tuple)) or (isinstance(image, (Tensor, np.ndarray)) and image.ndim == 4):
-            return [self(one, style=style, strength=strength, output_type=output_type) for one in image]
+            same = {"style": style, "strength": strength, "mask": mask, "mask_fit": mask_fit, "feather": feather}
+            same |= {"segmenter": segmenter, "preserve_color": preserve_color, "style_scale": style_scale}
+            return [self(one, **same, output_type=output_type) for one in image]
         if self.model.capabilities.inputs == ("noise",):
             raise ConfigError(
                 "This network makes pictures from noise and styles none",
@@ -145,7 +163,13 @@ class StylePipeline:
             )
         options = self._style_options(style)
         picture = images.read(image, self.policy)
-        return _finish(self._style(picture, options, strength), picture.alpha, output_type)
+        region = None if mask is None else self._region(picture, mask, mask_fit, feather, segmenter)
+        if region is not None and not region.any():
+            return _finish(picture.tensor(), picture.alpha, output_type)
+        styled = self._style(picture, options, strength, preserve_color, style_scale)
+        if region is not None:
+            styled = control.compose(picture, [(styled.float().cpu(), region)]).tensor()
+        return _finish(styled, picture.alpha, output_type)
 
     @torch.inference_mode()
     def generate(self, num_images: int = 1, *, seed: int = 0, output_type: OutputType = "pil") -> list[Any]:
@@ -174,20 +198,46 @@ class StylePipeline:
         return pictures
 
     @torch.inference_mode()
-    def _style(self, picture: Picture, options: dict[str, Any], strength: float) -> Tensor:
+    def _style(
+        self,
+        picture: Picture,
+        options: dict[str, Any],
+        strength: float,
+        preserve_color: control.Color | None = None,
+        style_scale: float = 1.0,
+    ) -> Tensor:
         """(1, 3, H, W) in [-1, 1]."""
         source = picture.tensor(dtype=self.dtype, device=self.device)
         if strength == 0:
             return source
+        if self.model.capabilities.strength:
+            options = {**options, "strength": min(strength, 1.0)}
+            rest = max(strength, 1.0)  # the network blends features itself, up to the full style
+        else:
+            rest = strength
+        styled = control.style_scale(source, style_scale, lambda image: self._run(image, options))
+        if preserve_color is not None:
+            styled = control.preserve_color(source, styled, preserve_color)
+        return control.extrapolate(source, styled, rest)
+
+    def _run(self, source: Tensor, options: dict[str, Any]) -> Tensor:
+        """The network on a picture of any size: (1, 3, H, W) in [-1, 1] to the same."""
         can = self.model.capabilities
-        padded, box = images.pad(source, can.multiple, can.smallest)
+        padded, box = images.pad(source.to(self.dtype), can.multiple, can.smallest)
         if self.model.config.get("in_channels", 3) == 1:
             weights = torch.tensor(LUMA, dtype=padded.dtype, device=padded.device).view(1, 3, 1, 1)
             padded = (padded * weights).sum(1, keepdim=True)
-        if can.strength:
-            return images.crop(self.model(padded, **options, strength=strength), box)
-        styled = images.crop(self.model(padded, **options), box).expand(-1, 3, -1, -1)
-        return styled if strength == 1 else torch.lerp(source, styled, strength)
+        return images.crop(self.model(padded, **options), box).expand(-1, 3, -1, -1)
+
+    def _region(
+        self, picture: Picture, mask: Any, fit: bool, feather: float, segmenter: control.Segmenter | str | None
+    ) -> Tensor:
+        """(1, 1, H, W) in [0, 1]."""
+        if isinstance(mask, str) and segmenter is not None:
+            mask = control.find_region(picture, mask, segmenter, policy=self.policy)
+        else:
+            mask = control.read_mask(mask, picture.size, fit=fit, policy=self.policy)
+        return control.feather(mask, feather)
 
     def _style_options(self, style: Any) -> dict[str, Tensor]:
         """What the network wants to know beside the picture."""

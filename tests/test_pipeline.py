@@ -111,9 +111,9 @@ def test_strength_blends_monotonously(pipe):
     assert np.abs(array_of(pipe(image, strength=0.5)) - half).max() <= 1
 
 
-@pytest.mark.parametrize("strength", [-0.1, 1.1, math.nan, math.inf, "full", None])
+@pytest.mark.parametrize("strength", [-0.1, 1.6, math.nan, math.inf, "full", None])
 def test_strength_out_of_range(pipe, strength):
-    with pytest.raises(ConfigError, match=r"strength.*0 to 1"):
+    with pytest.raises(ConfigError, match=r"strength.*0 to 1\.5"):
         pipe(noise(8, 8), strength=strength)
 
 
@@ -189,3 +189,44 @@ def test_unknown_styles_name_what_there_is():
 
 def test_repr_says_what_it_is(pipe):
     assert "ResnetGenerator" in repr(pipe) and "float32" in repr(pipe)
+
+
+# -- control --
+
+
+def test_outside_the_mask_nothing_changes_and_inside_it_is_the_style(pipe):
+    image = noise(40, 30)
+    mask = np.zeros((30, 40), np.uint8)
+    mask[5:20, 10:30] = 255
+    source, styled, whole = (array_of(i) for i in (image, pipe(image, mask=mask), pipe(image)))
+    assert np.array_equal(styled[mask == 0], source[mask == 0])
+    assert np.array_equal(styled[mask == 255], whole[mask == 255]) and not np.array_equal(whole, source)
+    soft = array_of(pipe(image, mask=mask, feather=4))
+    assert np.array_equal(soft[mask == 0], source[mask == 0]) and not np.array_equal(soft, styled)
+    assert np.array_equal(array_of(pipe(image, mask=np.zeros_like(mask))), source)
+
+
+def test_masks_of_another_size_and_regions_by_name(pipe):
+    image = noise(40, 30)
+    with pytest.raises(ConfigError, match=r"\(20, 15\).*\(40, 30\)|20 x 15.*40 x 30|20x15.*40x30"):
+        pipe(image, mask=np.ones((15, 20), bool))
+    fitted = pipe(image, mask=np.ones((15, 20), bool), mask_fit=True)
+    assert array_of(fitted).tolist() == array_of(pipe(image)).tolist()
+    sky = np.zeros((30, 40), bool)
+    sky[:10] = True
+    found = array_of(pipe(image, mask="sky", segmenter=lambda picture: {"sky": sky}))
+    assert np.array_equal(found, array_of(pipe(image, mask=sky)))
+
+
+def test_colors_brush_and_more_than_the_full_style(pipe):
+    image = noise(48, 32)
+    source, full = (array_of(i).astype(float) for i in (image, pipe(image)))
+    more = array_of(pipe(image, strength=1.5)).astype(float)
+    assert np.abs(more - source).mean() > np.abs(full - source).mean()
+    luma = np.array([0.299, 0.587, 0.114])
+    kept = array_of(pipe(image, preserve_color="luma")).astype(float)
+    assert np.abs(kept @ luma - full @ luma).max() < 3 and not np.array_equal(kept, full)
+    assert pipe(image, style_scale=2).size == image.size
+    for changes in ({"preserve_color": "hue"}, {"style_scale": 0}, {"feather": -1, "mask": np.ones((32, 48), bool)}):
+        with pytest.raises(ConfigError):
+            pipe(image, **changes)
