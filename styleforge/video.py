@@ -1,0 +1,455 @@
+"""Films: frame after frame in bounded memory, steady over time, with their sound.
+
+What flickers when a network styles frames one by one, and what is done here, all of it without optical flow:
+
+* Light. A camera's exposure wavers; each channel's mean and deviation of the frames follow their moving average.
+* Statistics. A norm that looks at one picture sees other statistics in every frame; they too are averaged over time.
+* The grid. A network with strides paints its strokes on a grid of some pixels (4 for ResNet generators), and they
+  jump where the film pans by anything else. The shift of the whole frame, found by phase correlation (Kuglin and
+  Hines, 1975), moves the grid along.
+* What is left, if asked for: a blend with the result before, moved by that shift, where the frame did not change.
+
+A cut begins all of them anew. Things that move on their own keep some flicker: only the one shift of the whole frame is
+followed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from heapq import merge
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import files
+from .batch import Input, digest, read_style
+from .errors import ConfigError, ImageUnreadable, MissingExtra, StyleforgeError
+from .layers import BatchNorm
+from .pipeline import StylePipeline
+
+SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
+PART = 64  # frames: what a stop may cost
+_PART_SUFFIX = ".nut"  # keeps times as they are, where .mkv rounds to milliseconds
+_CUT = 0.12  # mean difference of thumbnails, of 1
+_LARGEST_GRID = 16  # pixels: padding for more would change what the network sees
+_SAME = 0.05  # difference from which on nothing is blended, of 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a film.
+
+    Attributes:
+        frames: how many there are.
+        resumed: how many of them were styled by a run before.
+        cuts: how many began a new scene in this run.
+        flicker: mean difference of frames that follow each other, of results over sources and without cuts, in this
+            run. Motion counts in both, so it compares settings for one film; 0 when nothing moved in the source.
+        warping_error: mean absolute difference of each result to the one before, moved by the shift of the whole frame
+            that was found in the source, of 1; without cuts, in this run. Things that move on their own count too.
+        seconds: how long it took.
+    """
+
+    frames: int
+    resumed: int
+    cuts: int
+    flicker: float
+    warping_error: float
+    seconds: float
+
+
+def warping_error(frames: Tensor, shift: tuple[int, int]) -> float:
+    """Mean absolute difference of each frame to the one before, moved by a shift that is known.
+
+    Args:
+        frames: (T, C, H, W).
+        shift: by how many pixels down and right the camera goes in each frame: `frames[t, :, y, x]` shows what
+            `frames[t - 1, :, y + down, x + right]` did.
+
+    Returns:
+        In the units of `frames`, over the pixels that both show.
+    """
+    now, before = _overlap(frames[1:], frames[:-1], shift)
+    return (now - before).abs().mean().item()
+
+
+class SteadyNorms:
+    """Within its context, norms use moving averages of the statistics of their inputs, over calls of the network.
+
+    Covers instance norms, group norms, and batch norms that take the statistics of the picture. A network that
+    computes statistics elsewhere (AdaIN, AdaILN, attention) keeps those as they are. Call :meth:`begin` before each
+    frame, with one frame per call of the network.
+
+    Args:
+        model: the network.
+        smooth: weight of the past, in [0, 1); with 0 nothing is changed.
+
+    Attributes:
+        averages: mean and variance (2, 1, groups, 1) of each norm in the order of their calls; empty before the first
+            frame.
+    """
+
+    def __init__(self, model: nn.Module, smooth: float) -> None:
+        self.averages: list[Tensor] = []
+        self._smooth, self._call = smooth, 0
+        self._norms = [module for module in model.modules() if _looks_at_picture(module)] if smooth else []
+
+    def begin(self) -> None:
+        """A new frame comes."""
+        self._call = 0
+
+    def __enter__(self) -> SteadyNorms:
+        for module in self._norms:
+            module.forward = self._steady(module)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for module in self._norms:
+            del module.forward
+
+    def _steady(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
+        def forward(x: Tensor) -> Tensor:
+            if x.is_meta:  # somebody asks for shapes
+                return type(module).forward(module, x)
+            groups = x.float().reshape(len(x), getattr(module, "num_groups", x.shape[1]), -1)
+            variance, mean = torch.var_mean(groups, 2, correction=0, keepdim=True)
+            mean, variance = self._follow(torch.stack([mean, variance]))
+            y = ((groups - mean) * (variance + module.eps).rsqrt()).view_as(x)
+            if module.weight is not None:
+                y = y * module.weight.view(-1, 1, 1) + module.bias.view(-1, 1, 1)
+            return y.to(x.dtype)
+
+        return forward
+
+    def _follow(self, statistics: Tensor) -> Tensor:
+        if self._call == len(self.averages):
+            self.averages.append(statistics)
+        else:
+            self.averages[self._call] = torch.lerp(statistics, self.averages[self._call], self._smooth)
+        self._call += 1
+        return self.averages[self._call - 1]
+
+
+def _looks_at_picture(module: nn.Module) -> bool:
+    if isinstance(module, nn.InstanceNorm2d):
+        return not module.track_running_stats
+    return isinstance(module, nn.GroupNorm) or (isinstance(module, BatchNorm) and module.statistics == "batch")
+
+
+class SteadyStyle:
+    """Styles the frames of a film in their order; see the module.
+
+    Args:
+        pipe: the style.
+        smooth: weight of the past in all averages, in [0, 1); with 0, and without blend, each frame is styled alone.
+        blend: share of the result before where the frame did not change, in [0, 1).
+        **options: for :meth:`StylePipeline.__call__`.
+
+    Attributes:
+        cuts: how many scenes began after the first.
+        shift: by how many pixels down and right the camera went to the last frame.
+    """
+
+    def __init__(self, pipe: StylePipeline, smooth: float = 0.8, blend: float = 0.0, **options: Any) -> None:
+        for name, value in (("smooth", smooth), ("blend", blend)):
+            if not 0 <= value < 1:
+                raise ConfigError(
+                    f"{name} cannot be used", found=value, allowed="from 0 to below 1", todo="0 is frame by frame."
+                )
+        self.cuts, self.shift = 0, (0, 0)
+        self._pipe, self._smooth, self._blend, self._options = pipe, smooth, blend, options
+        multiple = pipe.model.capabilities.multiple
+        self._grid = multiple if smooth and multiple <= _LARGEST_GRID else 1
+        self._norms = SteadyNorms(pipe.model, smooth)
+        self._state: dict[str, Tensor] = {}
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """What the next frame needs to know of those before."""
+        return self._state | {f"norm{number:04d}": average for number, average in enumerate(self._norms.averages)}
+
+    @state.setter
+    def state(self, state: dict[str, Tensor]) -> None:
+        norms = sorted(name for name in state if name.startswith("norm"))
+        self._norms.averages = [state[name].to(self._pipe.device) for name in norms]
+        self._state = {name: tensor for name, tensor in state.items() if name not in norms}
+
+    def __call__(self, frame: Tensor) -> tuple[Tensor, bool]:
+        """Style the next frame.
+
+        Args:
+            frame: (3, H, W) in [0, 1].
+
+        Returns:
+            The result, of the same shape and range, and whether a scene begins with it.
+        """
+        begins = not self._state or self._state["frame"].shape != frame.shape or _differs(frame, self._state["frame"])
+        if begins:
+            self.cuts += bool(self._state)
+            self._state, self._norms.averages = {}, []
+        self.shift = (0, 0) if begins else find_shift(frame, self._state["frame"])
+        offset = torch.zeros(2, dtype=torch.int64) if begins else self._state["offset"] + torch.tensor(self.shift)
+        even, light = self._evened(frame)
+        result = self._styled(even, [int(n) % self._grid for n in offset])
+        if not begins and self._blend:
+            result = self._blended(result, even)
+        self._state = {"frame": frame, "even": even, "result": result, "offset": offset, "light": light}
+        return result, begins
+
+    def _evened(self, frame: Tensor) -> tuple[Tensor, Tensor]:
+        """The frame in the average light of those before, and that light (2, 3, 1, 1): mean and deviation."""
+        deviation, mean = torch.std_mean(frame, (1, 2), keepdim=True)
+        light = torch.stack([mean, deviation])
+        if not self._smooth or "light" not in self._state:
+            return frame, light
+        light = torch.lerp(light, self._state["light"], self._smooth)
+        return ((frame - mean) / deviation.clamp_min(1e-3) * light[1] + light[0]).clamp(0, 1), light
+
+    def _styled(self, frame: Tensor, offset: Sequence[int]) -> Tensor:
+        """Style a frame whose content lies `offset` pixels beside the grid, downwards and to the right."""
+        down, right = offset
+        padded = F.pad(frame[None], (right, 0, down, 0), mode="replicate")[0] if down or right else frame
+        self._norms.begin()
+        with self._norms:
+            return self._pipe(padded, output_type="pt", **self._options)[:, down:, right:]
+
+    def _blended(self, result: Tensor, frame: Tensor) -> Tensor:
+        """The result with a share of the one before where the frames are the same."""
+        result = result.clone()
+        new, old = _overlap(result, self._state["result"], self.shift)
+        now, before = _overlap(frame, self._state["even"], self.shift)
+        difference = F.avg_pool2d((now - before).abs().amax(0)[None, None], 5, 1, 2, count_include_pad=False)[0]
+        new.lerp_(old, self._blend * (1 - difference / _SAME).clamp(0, 1))
+        return result
+
+
+def find_shift(now: Tensor, before: Tensor) -> tuple[int, int]:
+    """By how many pixels down and right the camera went, by phase correlation; (0, 0) where no shift explains it.
+
+    Args:
+        now: (3, H, W).
+        before: (3, H, W).
+    """
+    size = now.shape[1:]
+    window = torch.hann_window(size[0])[:, None] * torch.hann_window(size[1])
+    one, two = (torch.fft.rfft2((x.mean(0) - x.mean()) * window) for x in (before, now))
+    product = one * two.conj()
+    peak = int(torch.fft.irfft2(product / product.abs().clamp_min(1e-9), s=size).argmax())
+    shift = [(n + side // 2) % side - side // 2 for n, side in zip(divmod(peak, size[1]), size, strict=True)]
+    if max(abs(n) / side for n, side in zip(shift, size, strict=True)) > 0.25:
+        return 0, 0
+    moved, still = (torch.sub(*_overlap(now, before, s)).abs().mean() for s in (shift, (0, 0)))
+    return (shift[0], shift[1]) if moved < 0.8 * still else (0, 0)
+
+
+def _overlap(now: Tensor, before: Tensor, shift: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Views (..., h, w) of both that show the same."""
+    for dim, by in zip((-2, -1), shift, strict=True):
+        length = now.shape[dim] - abs(by)
+        now, before = now.narrow(dim, max(-by, 0), length), before.narrow(dim, max(by, 0), length)
+    return now, before
+
+
+def _differs(one: Tensor, two: Tensor) -> bool:
+    """Whether two frames are of different scenes."""
+    small = [F.adaptive_avg_pool2d(x, 16) for x in (one, two)]
+    return (small[0] - small[1]).abs().mean().item() > _CUT
+
+
+def stylize_video(
+    pipe: StylePipeline,
+    source: Input,
+    target: Input,
+    *,
+    smooth: float = 0.8,
+    blend: float = 0.0,
+    overwrite: bool = False,
+    resume: bool = True,
+    on_frame: Callable[[int, int], object] | None = None,
+    **options: Any,
+) -> Report:
+    """Style a film; its sound, times of frames and rotation stay.
+
+    The result is H.264 with 4:2:0 colors, which every player shows; where a side is odd, its last row or column is
+    repeated. It appears whole or not at all. Until then finished parts of 64 frames lie in a hidden folder beside it,
+    with what the next one needs to know of them: a run that was stopped goes on there and gives the same film.
+
+    Args:
+        pipe: the style.
+        source: any film that FFmpeg reads; its first video stream is styled, its first audio stream copied.
+        target: where to; `.mp4`, `.m4v`, `.mov` or `.mkv`.
+        smooth: weight of the past against flicker, in [0, 1): see :class:`SteadyStyle`. 0 is frame by frame.
+        blend: share of the result before where the frame did not change, in [0, 1).
+        overwrite: replace what is at `target`.
+        resume: go on with the parts of a run that was stopped, if source, style and settings are the same.
+        on_frame: called with the number of frames done and of all, which is 0 where the film does not tell.
+        **options: for :meth:`StylePipeline.__call__`.
+
+    Raises:
+        MissingExtra: PyAV is not installed.
+        ConfigError: another suffix, a target that exists, or a setting that cannot be used.
+        ImageUnreadable: no film, no video stream or no frames in it, a film that breaks off with an error, or a target
+            that cannot be written (a full disk, sound that its container does not take). Finished parts are kept.
+    """
+    begin = time.monotonic()
+    av = _library()
+    source, target = Path(source), Path(target)
+    if target.suffix.lower() not in SUFFIXES:
+        raise ConfigError(
+            "Cannot write this kind of film", where=target, allowed=", ".join(SUFFIXES), todo="Rename the target."
+        )
+    if target.exists() and not overwrite:
+        raise ConfigError("This file exists", where=target, todo="Choose another name, or overwrite it.")
+    options = read_style(options, pipe.policy)
+    style = SteadyStyle(pipe, smooth, blend, **options)
+    folder = target.with_name(f".{target.name}-parts")
+    settings = [digest(pipe, options), smooth, blend, str(source.resolve())]
+    with _readable(av, source), av.open(str(source)) as film:
+        if not film.streams.video:
+            raise ImageUnreadable("No pictures in this film", where=source, todo="Give one with a video stream.")
+        stream, parts = film.streams.video[0], _parts(folder, [*settings, source.stat().st_mtime_ns], resume)
+        count = resumed = _restore(style, parts)
+        frames = islice(film.decode(stream), resumed, None)
+        sums = np.zeros(4)
+        while first := next(frames, None):
+            part = folder / f"{len(parts):06d}{_PART_SUFFIX}"
+            with files.replacing(part) as path:
+                with _encoder(av, path, stream, first) as encode:
+                    for frame in chain([first], islice(frames, PART - 1)):
+                        sums += _style_frame(style, frame, encode)
+                        count += 1
+                        if on_frame:
+                            on_frame(count, stream.frames)
+                numbers = torch.tensor([count, first.rotation])
+                state = {name: tensor.clone() for name, tensor in (style.state | {"numbers": numbers}).items()}
+                files.write_bytes(_state_of(part), safetensors.torch.save(state))
+            parts.append(part)
+        if not parts:
+            shutil.rmtree(folder)
+            raise ImageUnreadable("No frames in this film", where=source, todo="Check that it plays.")
+        _join(av, parts, source, target)
+    shutil.rmtree(folder)
+    moved, flickered, warped, pairs = sums.tolist()
+    flicker = flickered / moved if moved else 0.0
+    return Report(count, resumed, style.cuts, flicker, warped / max(pairs, 1), time.monotonic() - begin)
+
+
+def _library() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise MissingExtra("Films need PyAV", todo="Install it with: pip install 'styleforge[video]'") from error
+    return av
+
+
+@contextmanager
+def _readable(av: Any, source: Path) -> Iterator[None]:
+    """Turn what FFmpeg and the disk say into an error of ours."""
+    try:
+        yield
+    except StyleforgeError:
+        raise
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise ImageUnreadable(
+            "Cannot style the film",
+            where=source,
+            found=f"{type(error).__name__}: {error}",
+            todo="Check that it plays and that the disk has room; sound of any kind fits into .mkv only.",
+        ) from error
+
+
+def _parts(folder: Path, settings: list[Any], resume: bool) -> list[Path]:
+    """Finished parts of a run with these settings; everything else in the folder goes."""
+    manifest, text = folder / "settings.json", json.dumps(settings)
+    if not (resume and manifest.is_file() and manifest.read_text() == text):
+        shutil.rmtree(folder, ignore_errors=True)
+        files.write_text(manifest, text)
+    files.clean(folder)
+    return sorted(folder.glob(f"*{_PART_SUFFIX}"))
+
+
+def _state_of(part: Path) -> Path:
+    return part.with_suffix(".safetensors")
+
+
+def _restore(style: SteadyStyle, parts: list[Path]) -> int:
+    """Let a style go on behind the last part; the number of frames so far."""
+    if not parts:
+        return 0
+    state = safetensors.torch.load_file(_state_of(parts[-1]))
+    count = int(state.pop("numbers")[0])
+    style.state = state
+    return count
+
+
+def _style_frame(style: SteadyStyle, frame: Any, encode: Callable[[np.ndarray, int], None]) -> np.ndarray:
+    """Style and encode one; differences to the one before, of source, result and moved result, and 1; 0 at a cut."""
+    before = style.state
+    now = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1).contiguous().float() / 255
+    result, begins = style(now)
+    pixels = (result * 255).round().byte().permute(1, 2, 0).numpy()
+    encode(np.pad(pixels, [(0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)], "edge"), frame.pts)
+    if begins:
+        return np.zeros(4)
+    pairs = (now, before["frame"]), (result, before["result"]), _overlap(result, before["result"], style.shift)
+    return np.array([*((one - two).abs().mean().item() for one, two in pairs), 1])
+
+
+@contextmanager
+def _encoder(av: Any, path: Path, like: Any, first: Any) -> Iterator[Callable[[np.ndarray, int], None]]:
+    """Writes arrays (H, W, 3) with their times into one part."""
+    with av.open(str(path), "w") as part:
+        stream = part.add_stream("libx264", rate=like.average_rate or 25, options={"crf": "18"})
+        stream.width, stream.height = (side + side % 2 for side in (first.width, first.height))
+        stream.pix_fmt, stream.time_base, stream.codec_context.time_base = "yuv420p", like.time_base, like.time_base
+        stream.codec_context.max_b_frames = 0  # times of decoding are those of showing: parts join without a seam
+        stream.codec_context.colorspace, stream.codec_context.color_range = 1, 1  # BT.709, 16 to 235
+
+        def encode(array: np.ndarray, pts: int) -> None:
+            frame = av.VideoFrame.from_ndarray(array, format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709")
+            frame.pts, frame.time_base = pts, like.time_base
+            part.mux(stream.encode(frame))
+
+        yield encode
+        part.mux(stream.encode())
+
+
+def _join(av: Any, parts: list[Path], source: Path, target: Path) -> None:
+    """All parts, and the sound of the source, in the order of their times."""
+    rotation = int(safetensors.torch.load_file(_state_of(parts[-1]))["numbers"][1])
+    with files.replacing(target) as path, av.open(str(source)) as film, av.open(str(path), "w") as result:
+        with av.open(str(parts[0])) as first:
+            video = result.add_stream_from_template(first.streams.video[0])
+        if rotation:
+            video.set_display_rotation(rotation)
+        streams = [_moved((packet for part in parts for packet in _packets(av, part)), video)]
+        if film.streams.audio:
+            audio = result.add_stream_from_template(film.streams.audio[0])
+            streams.append(_moved(film.demux(film.streams.audio[0]), audio))
+        for packet in merge(*streams, key=lambda packet: packet.dts * packet.time_base):
+            result.mux(packet)
+
+
+def _packets(av: Any, part: Path) -> Iterator[Any]:
+    with av.open(str(part)) as film:
+        yield from film.demux(film.streams.video[0])
+
+
+def _moved(packets: Iterable[Any], stream: Any) -> Iterator[Any]:
+    """Packets as those of another stream, without the empty one at the end."""
+    for packet in packets:
+        if packet.pts is not None:
+            packet.stream, packet.dts = stream, packet.pts if packet.dts is None else packet.dts
+            yield packet

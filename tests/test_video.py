@@ -1,0 +1,270 @@
+"""Films: steady where the camera moves, frame by frame where asked, and whole or not there at all."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from styleforge import ResnetGenerator, StylePipeline, video
+from styleforge.errors import ConfigError, ImageUnreadable, MissingExtra
+from styleforge.layers import BatchNorm
+from styleforge.video import SteadyNorms, SteadyStyle, find_shift, stylize_video, warping_error
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    torch.manual_seed(0)
+    model = ResnetGenerator(width=4, blocks=1)
+    nn.init.normal_(model.head.weight, 0, 0.2)
+    return StylePipeline(model)
+
+
+def scene(seed, height=48, width=160):
+    """(3, H, W) in [0, 1] with shapes of several sizes."""
+    generator = torch.Generator().manual_seed(seed)
+    sum_ = sum(
+        nn.functional.interpolate(torch.rand(1, 3, height // n, width // n, generator=generator), (height, width)) * n
+        for n in (2, 4, 8)
+    )
+    return (sum_[0] / 14 * 0.8 + 0.1).mul(255).round() / 255
+
+
+def pan(count, step=(0, 3), side=40, seed=0, light=0.0):
+    picture, generator = scene(seed), torch.Generator().manual_seed(1)
+    gains = 1 + light * torch.randn(count, generator=generator)
+    frames = [picture[:, t * step[0] :, t * step[1] :][:, :side, :side] * gains[t] for t in range(count)]
+    return torch.stack(frames).clamp(0, 1)
+
+
+def styled(pipe, frames, **settings):
+    style = SteadyStyle(pipe, **settings)
+    return torch.stack([style(frame)[0] for frame in frames]), style
+
+
+# ----------------------------------------------------------------------------------------------- steadiness
+
+
+def test_without_smoothing_each_frame_is_styled_alone(pipe):
+    frames = pan(3, light=0.05)
+    alone = torch.stack([pipe(frame, output_type="pt") for frame in frames])
+    assert torch.equal(styled(pipe, frames, smooth=0.0)[0], alone)
+    assert not torch.equal(styled(pipe, frames, smooth=0.8)[0], alone)
+
+
+@pytest.mark.parametrize("step", [(0, 3), (1, 0)])
+def test_a_pan_in_unsteady_light_flickers_less_than_half(pipe, step):
+    frames = pan(8, step, light=0.03)
+    rough, smooth, blended = (
+        warping_error(styled(pipe, frames, **settings)[0], step)
+        for settings in ({"smooth": 0.0}, {"smooth": 0.8}, {"smooth": 0.8, "blend": 0.7})
+    )
+    assert blended < smooth < rough / 2
+
+
+@pytest.mark.parametrize("step", [(0, 0), (0, 3), (2, 5), (-4, 1), (0, -7)])
+def test_the_shift_of_the_camera_is_found(step):
+    picture = scene(3)
+    before, now = (picture[:, 8 + n * step[0] :, 60 + n * step[1] :][:, :36, :80] for n in (0, 1))
+    assert find_shift(now, before) == step
+    assert warping_error(torch.stack([before, now]), step) == 0
+    assert find_shift(now * 0.9, before) == step
+
+
+def test_no_shift_where_none_explains_the_frame():
+    assert find_shift(scene(1), scene(2)) == (0, 0)
+    assert find_shift(torch.zeros(3, 8, 8), torch.zeros(3, 8, 8)) == (0, 0)
+
+
+def test_a_cut_begins_anew(pipe):
+    dark = pan(2, seed=5) * 0.4
+    both, style = styled(pipe, torch.cat([pan(3), dark]), blend=0.5)
+    assert style.cuts == 1
+    assert torch.equal(both[3:], styled(pipe, dark, blend=0.5)[0])
+
+
+@pytest.mark.parametrize("norm", [nn.InstanceNorm2d(6, affine=True), nn.GroupNorm(2, 6), BatchNorm(6, "batch")])
+def test_norms_use_averages_and_are_themselves_again(norm):
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    net, frames = nn.Sequential(norm).eval(), torch.randn(2, 1, 6, 5, 7) * 3 + 1
+    plain = [net(frame) for frame in frames]
+    with SteadyNorms(net, 0.75) as steady:
+        first = net(frames[0])
+        steady.begin()
+        second = net(frames[1])
+    assert torch.allclose(first, plain[0], atol=1e-5)
+    groups = frames.reshape(2, steady.averages[0].shape[2], -1)
+    for average, of in zip(steady.averages[0].flatten(1), (groups.mean(2), groups.var(2, correction=0)), strict=True):
+        assert torch.allclose(average, 0.75 * of[0] + 0.25 * of[1], atol=1e-5)
+    assert not torch.allclose(second, plain[1], atol=1e-2)
+    assert torch.equal(net(frames[1]), plain[1])
+
+
+def test_what_is_remembered_is_enough_to_go_on(pipe):
+    frames = pan(6, light=0.03)
+    whole, _ = styled(pipe, frames, blend=0.5)
+    _, half = styled(pipe, frames[:3], blend=0.5)
+    again = SteadyStyle(pipe, blend=0.5)
+    again.state = half.state
+    assert torch.equal(torch.stack([again(frame)[0] for frame in frames[3:]]), whole[3:])
+
+
+# ---------------------------------------------------------------------------------------------------- films
+
+
+@pytest.fixture
+def film(tmp_path):
+    """7 frames of 41 x 39 at 30000/1001 per second, with half a second of sound."""
+    return shoot(tmp_path / "film.mp4", pan(7)[:, :, :39], sound=True)
+
+
+def shoot(path, frames, sound=False, rotation=0):
+    av = pytest.importorskip("av")
+    from fractions import Fraction
+
+    with av.open(str(path), "w") as result:
+        stream = result.add_stream("libx264", rate=Fraction(30000, 1001), options={"crf": "1"})
+        stream.height, stream.width = frames.shape[2:]
+        stream.pix_fmt = "yuv444p"
+        if rotation:
+            stream.set_display_rotation(rotation)
+        audio = result.add_stream("aac", rate=48000, layout="mono") if sound else None
+        for frame in frames:
+            array = (frame * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+            result.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
+        result.mux(stream.encode())
+        if audio:
+            noise = np.random.default_rng(0).uniform(-0.1, 0.1, (1, 24_000)).astype(np.float32)
+            samples = av.AudioFrame.from_ndarray(noise, format="fltp", layout="mono")
+            samples.sample_rate = 48000
+            result.mux([*audio.encode(samples), *audio.encode()])
+    return path
+
+
+def watch(path):
+    """Times and pictures of the frames, the packets of the sound, and the rotation."""
+    import av
+
+    with av.open(str(path)) as film:
+        frames = list(film.decode(video=0))
+    with av.open(str(path)) as film:
+        audio = [bytes(p) for p in film.demux(film.streams.audio[0]) if p.size] if film.streams.audio else []
+    times = [frame.pts * frame.time_base for frame in frames]
+    return times, [frame.to_ndarray(format="rgb24") for frame in frames], audio, frames[0].rotation
+
+
+def test_times_and_sound_stay_and_frames_are_styled(pipe, film, tmp_path):
+    calls = []
+    report = stylize_video(
+        pipe, film, tmp_path / "out.mp4", smooth=0.0, strength=0.2, on_frame=lambda *numbers: calls.append(numbers)
+    )
+    assert (report.frames, report.resumed, report.cuts) == (7, 0, 0) and report.flicker > 0
+    assert calls == [(n + 1, 7) for n in range(7)]
+    (times, frames, audio, _), (new_times, results, new_audio, _) = watch(film), watch(tmp_path / "out.mp4")
+    assert new_times == times and new_audio == audio and len(audio) > 10
+    assert results[0].shape == (40, 40, 3)  # even sides
+    luma = np.array([0.2126, 0.7152, 0.0722])  # BT.709
+    for frame, result in zip(frames, results, strict=True):
+        expected, got = np.array(pipe(frame, strength=0.2)).astype(float), result[:39].astype(float)
+        error, other = (np.abs((got - array) @ luma).mean() for array in (expected, expected[:, ::-1]))
+        assert error < 6 and error < other / 4  # the colors have half the resolution
+        assert np.abs((got - expected).mean((0, 1))).max() < 3
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_the_report_measures_along_the_shift_of_the_camera(pipe, film, tmp_path):
+    rough, smooth = (stylize_video(pipe, film, tmp_path / f"{s}.mp4", smooth=s) for s in (0.0, 0.8))
+    assert 0 < smooth.warping_error < rough.warping_error / 2
+    frames = torch.stack([torch.from_numpy(array.copy()).permute(2, 0, 1) / 255 for array in watch(film)[1]])
+    results, _ = styled(pipe, frames)
+    assert smooth.warping_error == pytest.approx(warping_error(results, (0, 3)), rel=1e-4)
+    moved = warping_error(results, (0, 0)) / warping_error(frames, (0, 0))
+    assert smooth.flicker == pytest.approx(moved, rel=1e-4)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mov"])
+def test_rotation_and_other_containers(pipe, tmp_path, suffix):
+    film = shoot(tmp_path / "film.mov", pan(2), rotation=90)
+    stylize_video(pipe, film, tmp_path / f"out{suffix}")
+    assert watch(tmp_path / f"out{suffix}")[3] == watch(film)[3] != 0
+
+
+def test_a_stopped_run_goes_on_and_gives_the_same_film(pipe, film, tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "PART", 3)
+    stylize_video(pipe, film, tmp_path / "whole.mp4", blend=0.5)
+
+    def stop(count, total):
+        if count == 5:
+            raise KeyboardInterrupt
+
+    def run(**settings):
+        return stylize_video(pipe, film, tmp_path / "out.mp4", blend=0.5, **settings)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(on_frame=stop)
+    assert not (tmp_path / "out.mp4").exists()
+    with pytest.raises(KeyboardInterrupt):  # other settings share no parts
+        stylize_video(pipe, film, tmp_path / "out.mp4", blend=0.2, on_frame=stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(on_frame=stop)
+    report = run()
+    assert (report.frames, report.resumed) == (7, 3)
+    assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        run(overwrite=True, on_frame=stop)
+    assert run(overwrite=True, resume=False).resumed == 0
+
+
+def test_a_full_disk_keeps_finished_parts(pipe, film, tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "PART", 3)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(video, "_join", full)
+        with pytest.raises(ImageUnreadable, match="No space left"):
+            stylize_video(pipe, film, tmp_path / "out.mp4")
+    report = stylize_video(pipe, film, tmp_path / "out.mp4")
+    assert (report.frames, report.resumed) == (7, 7) and len(watch(tmp_path / "out.mp4")[0]) == 7
+
+
+def test_what_cannot_be_styled(pipe, film, tmp_path):
+    av = pytest.importorskip("av")
+    (tmp_path / "text.mp4").write_text("no film")
+    whole = film.read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    with av.open(str(tmp_path / "sound.mp4"), "w") as result:
+        stream = result.add_stream("aac", rate=48000, layout="mono")
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 4800), np.float32), format="fltp", layout="mono")
+        samples.sample_rate = 48000
+        result.mux([*stream.encode(samples), *stream.encode()])
+    (tmp_path / "empty.y4m").write_text("YUV4MPEG2 W8 H8 F25:1 C420jpeg\n")
+    for name, message in (
+        ("gone.mp4", "gone.mp4"),
+        ("text.mp4", "Cannot style the film"),
+        ("cut.mp4", "Cannot style the film"),
+        ("sound.mp4", "No pictures"),
+        ("empty.y4m", "No frames"),
+    ):
+        with pytest.raises(ImageUnreadable, match=message):
+            stylize_video(pipe, tmp_path / name, tmp_path / "out" / "x.mp4")
+        assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [("out.gif", {}, "kind of film"), ("film.mp4", {}, "exists"), ("out.mp4", {"smooth": 1.0}, "smooth")],
+)
+def test_settings_that_cannot_be_used(pipe, film, tmp_path, name, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        stylize_video(pipe, film, tmp_path / name, **settings)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4"]
+
+
+def test_pyav_that_is_not_there(pipe, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(MissingExtra, match=r"styleforge\[video\]"):
+        stylize_video(pipe, tmp_path / "film.mp4", tmp_path / "out.mp4")
