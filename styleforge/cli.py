@@ -1,4 +1,4 @@
-"""The command line: `styleforge stylize | generate | invert | train | push | styles`.
+"""The command line: what Python can do, from a terminal.
 
 Nothing heavy is imported before a command runs, so that `--help` answers at once. Options of `train` come from
 the same signatures that check a configuration: what a method accepts, the command line offers.
@@ -12,7 +12,7 @@ import re
 import sys
 import time
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -111,7 +111,15 @@ def cli() -> None:
 @click.option(
     "--reference", help="Picture to take the style from, or number of a learnt style, where the network asks."
 )
-@click.option("--strength", type=float, default=1.0, show_default=True, help="0 the picture, 1 the full style.")
+@click.option("--strength", type=float, default=1.0, show_default=True, help="0 the picture, 1 the style, up to 1.5.")
+@click.option("--mask", help="Picture that is white where to style, or name of a region for --segmenter.")
+@click.option("--mask-fit", is_flag=True, help="Resize a mask of another size.")
+@click.option("--feather", type=float, default=0.0, show_default=True, help="Pixels of soft edge inside the mask.")
+@click.option("--segmenter", help="Image-segmentation model on the Hub that finds regions (extra 'segment').")
+@click.option("--preserve-color", type=click.Choice(["luma", "histogram"]), help="Keep colors: each place's, or all.")
+@click.option("--style-scale", type=float, default=1.0, show_default=True, help="Size of the brush, 0.25 to 8.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Threads that read and write.")
+@click.option("--overwrite", is_flag=True, help="Style again what an output folder has already.")
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
 @click.option("--subfolder", default="", help="Folder inside the repository.")
 @click.option("--device", help="Where to compute, e.g. cpu or cuda; the best there is by default.")
@@ -122,12 +130,20 @@ def stylize(
     output: Path | None,
     reference: str | None,
     strength: float,
+    mask: str | None,
+    mask_fit: bool,
+    feather: float,
+    segmenter: str | None,
+    preserve_color: Literal["luma", "histogram"] | None,
+    style_scale: float,
+    workers: int,
+    overwrite: bool,
     revision: str | None,
     subfolder: str,
     device: str | None,
     offline: bool,
 ) -> None:
-    """Style PICTURES. Files keep their names, with -styled added, and become PNG."""
+    """Style PICTURES: files, or folders with --output. Names are kept, with -styled added, and become PNG."""
     from . import images
     from .hub import bundled_styles
     from .pipeline import StylePipeline
@@ -136,19 +152,25 @@ def stylize(
     if style is None:
         raise ConfigError("No style is bundled with this build", todo="Name one with --style.")
     several = len(pictures) > 1 or (output is not None and (output.is_dir() or not output.suffix))
+    if output is None and any(picture.is_dir() for picture in pictures):
+        raise ConfigError("A folder of pictures needs one for the results", todo="Name it with --output.")
     if len(pictures) > 1 and output is not None and output.suffix:
         raise ConfigError("One file cannot hold several pictures", where=output, todo="Give a folder to --output.")
     pipe = StylePipeline.from_pretrained(
         style, revision=revision, subfolder=subfolder, device=device, local_files_only=offline
     )
     wanted = int(reference) if reference is not None and reference.isdecimal() else reference
+    control = {"strength": strength, "mask": mask, "mask_fit": mask_fit, "feather": feather, "segmenter": segmenter}
+    control |= {"preserve_color": preserve_color, "style_scale": style_scale}
+    if several and output:
+        _batch(pipe, pictures, output, workers=workers, overwrite=overwrite, style=wanted, **control)
+        return
     failed = 0
     for picture in pictures:
-        name = f"{picture.stem}-styled.png"
-        target = output / name if several and output else output or picture.with_name(name)
+        target = output or picture.with_name(f"{picture.stem}-styled.png")
         begin = time.perf_counter()
         try:
-            images.save(pipe(picture, style=wanted, strength=strength), target)
+            images.save(pipe(picture, style=wanted, **control), target)
         except StyleforgeError as error:
             failed += 1
             click.echo(f"Error: {error}", err=True)
@@ -156,6 +178,73 @@ def stylize(
         click.echo(f"{target}  ({time.perf_counter() - begin:.1f} s)")
     if failed:
         raise SystemExit(1)
+
+
+@cli.command()
+@click.argument("pictures", nargs=-1, required=True)
+@click.option("--style", "-s", required=True, help="Bundled name, folder, or organisation/name on the Hub.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Threads, or actors of Ray.")
+@click.option("--gpus", type=float, default=0.0, show_default=True, help="GPUs for each actor of Ray.")
+@click.option("--format", type=click.Choice(["png", "jpg", "webp"]), default="png", show_default=True)
+@click.option("--overwrite", is_flag=True, help="Style again what is done.")
+@click.option("--reference", help="Picture to take the style from, where the network asks.")
+@click.option("--strength", type=float, default=1.0, show_default=True, help="0 the picture, 1 the style, up to 1.5.")
+@click.option("--preserve-color", type=click.Choice(["luma", "histogram"]), help="Keep colors: each place's, or all.")
+@click.option("--style-scale", type=float, default=1.0, show_default=True, help="Size of the brush, 0.25 to 8.")
+def batch(
+    pictures: tuple[str, ...],
+    style: str,
+    output: Path,
+    engine: Literal["local", "ray"],
+    workers: int,
+    gpus: float,
+    reference: str | None,
+    **options: Any,
+) -> None:
+    """Style files, folders and globs in PICTURES; what is done already is skipped, broken ones are listed."""
+    from .pipeline import StylePipeline
+
+    pipe = StylePipeline.from_pretrained(style)
+    if engine == "ray":
+        options |= {"actors": workers, "gpus": gpus}
+    else:
+        options["workers"] = workers
+    _batch(pipe, pictures, output, engine, style=reference, **options)
+
+
+@cli.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--style", "-s", required=True, help="Bundled name, folder, or organisation/name on the Hub.")
+@click.option("--smooth", type=float, default=0.8, show_default=True, help="How steady: 0 styles frame by frame.")
+@click.option(
+    "--blend", type=float, default=0.0, show_default=True, help="Share of the frame before where little moves."
+)
+@click.option("--overwrite", is_flag=True, help="Replace TARGET.")
+@click.option("--reference", help="Picture to take the style from, where the network asks.")
+@click.option("--strength", type=float, default=1.0, show_default=True, help="0 the film, 1 the style, up to 1.5.")
+@click.option("--preserve-color", type=click.Choice(["luma", "histogram"]), help="Keep colors: each place's, or all.")
+def video(source: Path, target: Path, style: str, reference: str | None, **options: Any) -> None:
+    """Style the film SOURCE into TARGET; sound and frame times stay. The same command goes on with a stopped one."""
+    from tqdm import tqdm
+
+    from .pipeline import StylePipeline
+    from .video import stylize_video
+
+    pipe = StylePipeline.from_pretrained(style)
+    with tqdm(unit="frame", disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        made = stylize_video(pipe, source, target, style=reference, on_frame=show, **options)
+    click.echo(
+        f"{target}  ({made.frames} frames in {made.seconds:.1f} s, {made.cuts} cuts, "
+        f"flicker {made.flicker:.2f}, warping error {made.warping_error:.4f})"
+    )
 
 
 @cli.command()
@@ -247,6 +336,48 @@ def invert(
         number = name.partition("-")[0]
         error = (made - wanted[int(number)]).square().mean() / 4 if number.isdecimal() else None
         click.echo(f"{file}" if error is None else f"{file}  (PSNR {-10 * error.log10():.1f} dB)")
+
+
+@cli.command()
+@click.argument("style")
+@click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="File, for example style.onnx.")
+@click.option("--license", default="", help="Licence of the weights, to be written into the file.")
+@click.option("--revision", help="Branch, tag or commit on the Hub.")
+@click.option("--subfolder", default="", help="Folder inside the repository.")
+def export(style: str, output: Path, license: str, revision: str | None, subfolder: str) -> None:
+    """Write STYLE as one ONNX graph for pictures of any size, compared with PyTorch before the file is kept."""
+    from .export import export_onnx
+    from .pipeline import StylePipeline
+
+    pipe = StylePipeline.from_pretrained(style, revision=revision, subfolder=subfolder, device="cpu")
+    made = export_onnx(pipe, output, name=Path(style).name, license=license)
+    difference = max(made.differences.values())
+    click.echo(
+        f"{made.file}  ({made.bytes / 1e6:.1f} MB, at most {difference:.1e} from PyTorch, "
+        f"{made.latency_ratio:.2f} times its time)"
+    )
+
+
+@cli.command()
+@click.argument("picture", type=click.Path(path_type=Path))
+@click.option("--style", "-s", required=True, help="Folder, bundled name, or organisation/name on the Hub.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="Folder for the maps.")
+@click.option("--reference", help="Picture to take the style from, where the network asks.")
+@click.option("--discriminator", help="A style whose training/ holds some; the style itself where it has one.")
+@click.option("--device", help="Where to compute, e.g. cpu or cuda; the best there is by default.")
+def explain(
+    picture: Path, style: str, output: Path, reference: str | None, discriminator: str | None, device: str | None
+) -> None:
+    """Show where and how much a style changes PICTURE, and what its networks look at."""
+    from .explain import explain as look
+    from .pipeline import StylePipeline
+
+    if discriminator is None and (Path(style) / "training").is_dir():
+        discriminator = style
+    pipe = StylePipeline.from_pretrained(style, device=device)
+    found = look(pipe, picture, reference=reference, discriminator=discriminator)
+    found.save(output)
+    click.echo(f"{output}: {', '.join(found.maps)}")
 
 
 @cli.group(cls=Methods)
@@ -377,6 +508,27 @@ def _train_command(name: str) -> click.Command:
     ]
     description = f"{methods.METHODS[name].purpose[0].upper()}{methods.METHODS[name].purpose[1:]}. {method.paper}"
     return click.Command(name, callback=callback, params=options, help=description)
+
+
+def _batch(
+    pipe: Any, pictures: Sequence[str | Path], output: Path, engine: Literal["local", "ray"] = "local", **options: Any
+) -> None:
+    """Style many pictures, a line each; exit code 1 when some could not be."""
+    from .batch import Item, stylize_many, stylize_with_ray
+
+    def show(item: Item) -> None:
+        if item.state == "failed":
+            click.echo(f"Error: {item.reason}", err=True)
+        else:
+            click.echo(item.target if item.state == "done" else f"{item.target}  (done before)")
+
+    run = stylize_many if engine == "local" else stylize_with_ray
+    made = run(pipe, pictures, output, on_item=show, **options)
+    click.echo(
+        f"{made.done} styled, {made.skipped} done before, {len(made.failed)} failed, {made.seconds:.1f} s", err=True
+    )
+    if made.failed:
+        raise SystemExit(1)
 
 
 def _adapt_command(style: str, method: str | None, revision: str | None) -> click.Command:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import safetensors.torch
 import tiny
 import torch
 from hub_server import HubServer
@@ -15,6 +16,9 @@ from hub_server import HubServer
 from styleforge import ResnetGenerator, hub, lora, methods, weights
 from styleforge.adaptation import (
     ENCODERS,
+    MANIFEST,
+    NETWORKS,
+    RECIPE,
     TRAINED_BY,
     WARMUP,
     Adaptation,
@@ -154,6 +158,13 @@ def test_the_recipe_tells_settings_and_size_but_no_folders(cut):
     assert "/home" not in (Path(base) / "training" / "train.json").read_text()
 
 
+def test_a_feature_network_of_this_machine_is_not_told(tmp_path):
+    base = publish(
+        build("ugatit"), tmp_path / "style", "ugatit", {"settings": {"features": "/home/me/vgg", "blocks": 2}}
+    )
+    assert settings_for(base) == ("ugatit", {"blocks": 2})
+
+
 def test_animegan_does_not_paint_photographs_again(tmp_path):
     base = publish(build("animegan"), tmp_path / "style", "animegan")
     assert settings_for(base)[1]["warmup"] == 0
@@ -198,13 +209,17 @@ def test_training_of_another_method_is_left_aside(tmp_path):
     assert adapted.adaptation.discriminator_warmup == WARMUP
 
 
+def sign(base):
+    """Let the manifest agree with what is there now."""
+    folder = Path(base) / "training"
+    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (NETWORKS, RECIPE)}
+    (folder / MANIFEST).write_text(json.dumps({"sha256": digests}))
+
+
 def test_a_recipe_of_a_later_version_is_left_aside(cut):
     base, _ = cut
-    path = Path(base) / "training"
-    (path / "train.json").write_text('{"method": "later"}')
-    manifest = json.loads((path / "manifest.json").read_text())
-    manifest["sha256"]["train.json"] = hashlib.sha256(b'{"method": "later"}').hexdigest()
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    (Path(base) / "training" / "train.json").write_text('{"method": "later"}')
+    sign(base)
     assert Adaptation(base=base).apply(build("cut")).adaptation.discriminator_warmup == WARMUP
 
 
@@ -224,6 +239,17 @@ def test_from_the_hub_all_comes_from_one_commit(fresh, cut, tmp_path):
     adaptation.apply(new)
     assert same(new.state_dict(), old.state_dict())
     assert adaptation.state()["commit"] == huggingface_hub.HfApi().repo_info(REPO).sha
+
+
+def test_a_revision_holds_for_all_networks(fresh, tmp_path):
+    old, newer = build("cyclegan", seed=1), build("cyclegan", seed=2)
+    hub.push_folder(publish(old, tmp_path / "old", "cyclegan"), REPO)
+    commit = huggingface_hub.HfApi().repo_info(REPO).sha
+    hub.push_folder(publish(newer, tmp_path / "newer", "cyclegan"), REPO)
+    method = build("cyclegan", seed=3)
+    adaptation = Adaptation(base=REPO, revision=commit)
+    adaptation.apply(method)
+    assert same(method.state_dict(), old.state_dict()) and adaptation.commit == commit
 
 
 def test_from_the_hub_without_training(fresh, tmp_path):
@@ -263,6 +289,16 @@ def test_discriminators_of_other_settings(cut):
 def test_damaged_training(cut, file, damage):
     damage(Path(cut[0]) / "training" / file)
     with pytest.raises(CorruptFileError, match=file):
+        Adaptation(base=cut[0]).apply(build("cut"))
+
+
+def test_discriminators_that_are_not_finite(cut):
+    path = Path(cut[0]) / "training" / NETWORKS
+    tensors = weights.read(path)
+    tensors["discriminator.layers.0.bias"][0] = torch.inf
+    path.write_bytes(safetensors.torch.save(tensors))
+    sign(cut[0])
+    with pytest.raises(NonFiniteWeights, match="discriminator"):
         Adaptation(base=cut[0]).apply(build("cut"))
 
 

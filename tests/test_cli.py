@@ -56,7 +56,7 @@ def test_stylize_to_a_file_or_a_folder(call, style, photo, tmp_path):
     assert call("stylize", photo, "-s", style, "-o", tmp_path / "new" / "x.webp")[0] == 0
     assert Image.open(tmp_path / "new" / "x.webp").format == "WEBP"
     assert call("stylize", photo, photo, "-s", style, "-o", tmp_path / "many")[0] == 0
-    assert [p.name for p in (tmp_path / "many").iterdir()] == ["photo-styled.png"]
+    assert [p.name for p in (tmp_path / "many").glob("[!.]*")] == ["photo-styled.png"]
 
 
 def test_strength_reaches_the_pipeline(call, style, photo, tmp_path):
@@ -300,3 +300,40 @@ def test_options_of_run_method_and_adaptation_have_different_names(method):
     run, settings = (set(configs.schema(c.__init__)) for c in (TrainConfig, methods.find(method)))
     assert run & settings <= {"size"}
     assert run & set(configs.schema(Adaptation.__init__)) == set()
+
+
+def test_many_pictures_go_into_a_folder_and_are_done_once(call, style, trained, tmp_path):
+    _, pictures = trained
+    (pictures / "sub").mkdir()
+    Image.new("RGB", (9, 9)).save(pictures / "sub" / "x.jpg")
+    for command in (["stylize"], ["batch"]):
+        out = tmp_path / command[0]
+        code, _, err = call(*command, pictures, "-s", style, "-o", out, "--workers", "2")
+        assert code == 0 and (out / "sub" / "x-styled.png").exists() and "4 styled, 0 done before" in err
+        assert "0 styled, 4 done before" in call(*command, pictures, "-s", style, "-o", out)[2]
+    (pictures / "9.png").write_bytes(b"no picture")
+    code, _, err = call("stylize", pictures, "-s", style, "-o", tmp_path / "stylize")
+    assert code == 1 and "9.png" in err and "1 failed" in err and "Traceback" not in err
+    code, _, err = call("stylize", pictures, "-s", style)
+    assert code == 1 and "--output" in err
+
+
+def test_control_from_the_command_line(call, style, photo, tmp_path):
+    mask = np.zeros((20, 31), np.uint8)
+    mask[:, 10:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    words = ["--mask", tmp_path / "mask.png", "--preserve-color", "luma", "--strength", "1.2", "-o", tmp_path / "x.png"]
+    assert call("stylize", photo, "-s", style, *words)[0] == 0
+    before, after = (np.asarray(Image.open(p).convert("RGB")) for p in (photo, tmp_path / "x.png"))
+    assert np.array_equal(before[mask == 0], after[mask == 0]) and not np.array_equal(before, after)
+
+
+def test_explain_writes_maps(call, style, photo, tmp_path):
+    code, out, _ = call("explain", photo, "-s", style, "-o", tmp_path / "why")
+    assert code == 0 and "changed_color" in out and len(list((tmp_path / "why").iterdir())) >= 3
+
+
+def test_export_writes_a_graph_or_says_what_is_missing(call, style, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    code, _, err = call("export", style, "-o", tmp_path / "x.onnx")
+    assert code == 1 and "styleforge[export]" in err and not (tmp_path / "x.onnx").exists()
