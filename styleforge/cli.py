@@ -118,6 +118,8 @@ def cli() -> None:
 @click.option("--segmenter", help="Image-segmentation model on the Hub that finds regions (extra 'segment').")
 @click.option("--preserve-color", type=click.Choice(["luma", "histogram"]), help="Keep colors: each place's, or all.")
 @click.option("--style-scale", type=float, default=1.0, show_default=True, help="Size of the brush, 0.25 to 8.")
+@click.option("--max-memory", type=click.FloatRange(0.01), help="GiB that computing may take; half of what is free.")
+@click.option("--float32", is_flag=True, help="Not in bfloat16, where the processor has it.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Threads that read and write.")
 @click.option("--overwrite", is_flag=True, help="Style again what an output folder has already.")
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
@@ -136,6 +138,8 @@ def stylize(
     segmenter: str | None,
     preserve_color: Literal["luma", "histogram"] | None,
     style_scale: float,
+    max_memory: float | None,
+    float32: bool,
     workers: int,
     overwrite: bool,
     revision: str | None,
@@ -159,9 +163,10 @@ def stylize(
     pipe = StylePipeline.from_pretrained(
         style, revision=revision, subfolder=subfolder, device=device, local_files_only=offline
     )
+    pipe.fast = not float32
     wanted = int(reference) if reference is not None and reference.isdecimal() else reference
     control = {"strength": strength, "mask": mask, "mask_fit": mask_fit, "feather": feather, "segmenter": segmenter}
-    control |= {"preserve_color": preserve_color, "style_scale": style_scale}
+    control |= {"preserve_color": preserve_color, "style_scale": style_scale, "max_memory": max_memory}
     if several and output:
         _batch(pipe, pictures, output, workers=workers, overwrite=overwrite, style=wanted, **control)
         return

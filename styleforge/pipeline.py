@@ -13,7 +13,9 @@ from torch import Tensor
 
 from . import (
     control,
+    engine,
     images,
+    memory,
     models,  # noqa: F401 -- fills the table that from_pretrained looks classes up in
     rng,
 )
@@ -36,16 +38,18 @@ class StylePipeline:
     Args:
         model: a network that makes pictures: from a picture, from a picture and a picture of the style, or from noise.
         policy: limits on the pictures that come in.
+        fast: compute in bfloat16 where the processor does that by itself; at least 40 dB of float32.
 
     Attributes:
         model: the network, in evaluation mode.
         policy: limits on the pictures that come in.
+        fast: see above.
 
     Raises:
         ConfigError: the network makes no pictures.
     """
 
-    def __init__(self, model: PretrainedMixin, policy: ImagePolicy = DEFAULT_POLICY) -> None:
+    def __init__(self, model: PretrainedMixin, policy: ImagePolicy = DEFAULT_POLICY, *, fast: bool = True) -> None:
         can = model.capabilities
         channels = model.config.get("in_channels", 3), model.config.get("out_channels", 3)
         if can.inputs not in KINDS_OF_INPUT or can.output != "image" or not set(channels) <= {1, 3}:
@@ -58,6 +62,7 @@ class StylePipeline:
             )
         self.model = model.eval()
         self.policy = policy
+        self.fast = fast
 
     @classmethod
     def from_pretrained(
@@ -80,7 +85,7 @@ class StylePipeline:
             pretrained_model_name_or_path: a folder, the name of a bundled style, or `organisation/name`.
             revision: branch, tag or commit on the Hub.
             subfolder: folder inside the repository, for instance "reverse" for the way back of a CycleGAN.
-            dtype: type to compute in; float32 when None, however the weights are stored.
+            dtype: type to compute in, and nothing else; when None, float32 with bfloat16 where the processor has it.
             device: where to compute; a GPU when there is one, when None.
             token: Hub token; the saved one when None.
             cache_dir: Hub cache; the usual one when None.
@@ -103,7 +108,7 @@ class StylePipeline:
         )
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = PretrainedMixin.from_files(files, dtype=dtype or torch.float32, device=device)
-        return cls(model, policy)
+        return cls(model, policy, fast=dtype is None)
 
     def __call__(
         self,
@@ -117,6 +122,7 @@ class StylePipeline:
         segmenter: control.Segmenter | str | None = None,
         preserve_color: control.Color | None = None,
         style_scale: float = 1.0,
+        max_memory: float | None = None,
         output_type: OutputType = "pil",
     ) -> Any:
         """Style a picture, or several.
@@ -135,6 +141,8 @@ class StylePipeline:
             preserve_color: "luma" keeps the colours of the picture place by place, "histogram" its palette; see
                 :func:`styleforge.control.preserve_color`.
             style_scale: size of the brush, from 0.25 to 8; see :func:`styleforge.control.style_scale`.
+            max_memory: GiB that computing may take, half of what is free when None; a picture that needs more is
+                computed in tiles with exact statistics, see :mod:`styleforge.engine`.
             output_type: "pil"; "np", an array (H, W, C) of float32 in [0, 1]; or "pt", a tensor (C, H, W) of
                 float32 in [0, 1]. Transparency is the fourth channel where the picture has it.
 
@@ -154,6 +162,7 @@ class StylePipeline:
         if isinstance(image, (list, tuple)) or (isinstance(image, (Tensor, np.ndarray)) and image.ndim == 4):
             same = {"style": style, "strength": strength, "mask": mask, "mask_fit": mask_fit, "feather": feather}
             same |= {"segmenter": segmenter, "preserve_color": preserve_color, "style_scale": style_scale}
+            same |= {"max_memory": max_memory}
             return [self(one, **same, output_type=output_type) for one in image]
         if self.model.capabilities.inputs == ("noise",):
             raise ConfigError(
@@ -166,7 +175,7 @@ class StylePipeline:
         region = None if mask is None else self._region(picture, mask, mask_fit, feather, segmenter)
         if region is not None and not region.any():
             return _finish(picture.tensor(), picture.alpha, output_type)
-        styled = self._style(picture, options, strength, preserve_color, style_scale)
+        styled = self._style(picture, options, strength, preserve_color, style_scale, max_memory)
         if region is not None:
             styled = control.compose(picture, [(styled.float().cpu(), region)]).tensor()
         return _finish(styled, picture.alpha, output_type)
@@ -205,6 +214,7 @@ class StylePipeline:
         strength: float,
         preserve_color: control.Color | None = None,
         style_scale: float = 1.0,
+        max_memory: float | None = None,
     ) -> Tensor:
         """(1, 3, H, W) in [-1, 1]."""
         source = picture.tensor(dtype=self.dtype, device=self.device)
@@ -215,19 +225,21 @@ class StylePipeline:
             rest = max(strength, 1.0)  # the network blends features itself, up to the full style
         else:
             rest = strength
-        styled = control.style_scale(source, style_scale, lambda image: self._run(image, options))
+        styled = control.style_scale(source, style_scale, lambda image: self._run(image, options, max_memory))
         if preserve_color is not None:
             styled = control.preserve_color(source, styled, preserve_color)
         return control.extrapolate(source, styled, rest)
 
-    def _run(self, source: Tensor, options: dict[str, Any]) -> Tensor:
+    def _run(self, source: Tensor, options: dict[str, Any], max_memory: float | None) -> Tensor:
         """The network on a picture of any size: (1, 3, H, W) in [-1, 1] to the same."""
         can = self.model.capabilities
         padded, box = images.pad(source.to(self.dtype), can.multiple, can.smallest)
         if self.model.config.get("in_channels", 3) == 1:
             weights = torch.tensor(LUMA, dtype=padded.dtype, device=padded.device).view(1, 3, 1, 1)
             padded = (padded * weights).sum(1, keepdim=True)
-        return images.crop(self.model(padded, **options), box).expand(-1, 3, -1, -1)
+        budget = None if max_memory is None else int(max_memory * memory.GIB)
+        styled = engine.run(self.model, padded, max_memory=budget, fast=self.fast, options=options)
+        return images.crop(styled, box).expand(-1, 3, -1, -1)
 
     def _region(
         self, picture: Picture, mask: Any, fit: bool, feather: float, segmenter: control.Segmenter | str | None

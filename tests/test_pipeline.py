@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from styleforge import PatchDiscriminator, ResnetGenerator, StylePipeline, UNetGenerator
+from styleforge import PatchDiscriminator, ResnetGenerator, StylePipeline, UNetGenerator, engine
 from styleforge.errors import ConfigError, ImageError, ImageTooLarge, RepoNotFound
 from styleforge.images import ImagePolicy
 
@@ -50,7 +50,8 @@ def test_orientation_is_applied(pipe):
     assert pipe(image).size == (10, 20)
 
 
-def test_padding_changes_nothing_where_none_is_needed(pipe):
+def test_padding_changes_nothing_where_none_is_needed(pipe, monkeypatch):
+    monkeypatch.setattr(pipe, "fast", False)
     """With sizes that fit, the pipeline is the network and nothing else."""
     image = noise(24, 16)
     tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -230,3 +231,36 @@ def test_colors_brush_and_more_than_the_full_style(pipe):
     for changes in ({"preserve_color": "hue"}, {"style_scale": 0}, {"feather": -1, "mask": np.ones((32, 48), bool)}):
         with pytest.raises(ConfigError):
             pipe(image, **changes)
+
+
+# -- engine --
+
+
+def test_a_small_budget_gives_the_same_picture_in_tiles(pipe, monkeypatch):
+    monkeypatch.setattr(pipe, "fast", False)
+    image = noise(300, 260)
+    whole = pipe(image, output_type="pt")
+    tiles = []
+    with pytest.MonkeyPatch.context() as patch:
+        original = engine.run_tiled
+        patch.setattr(engine, "run_tiled", lambda *a, **k: tiles.append(k["max_bytes"]) or original(*a, **k))
+        found = pipe(image, output_type="pt", max_memory=0.02)
+    assert tiles == [int(0.02 * 2**30)] and (found - whole).abs().max() < 1 / 255
+    with pytest.raises(ConfigError, match="memory|budget|bytes|fit"):
+        pipe(image, max_memory=1e-6)
+
+
+def test_fast_is_as_good_as_float32_to_the_eye(pipe, monkeypatch):
+    image = noise(64, 64)
+    fast = pipe(image, output_type="pt")
+    monkeypatch.setattr(pipe, "fast", False)
+    exact = pipe(image, output_type="pt")
+    assert (fast - exact).square().mean() < 1e-4  # 40 dB
+
+
+def test_who_names_a_type_gets_it(tmp_path):
+    folder = ResnetGenerator(width=4, blocks=1).save_pretrained(tmp_path / "style")
+    assert (
+        StylePipeline.from_pretrained(folder).fast
+        and not StylePipeline.from_pretrained(folder, dtype=torch.float32).fast
+    )

@@ -1,0 +1,54 @@
+"""Inference: fast where the processor allows it, and of any size in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import memory
+from .fast import accelerate
+from .tiled import SHARE, Plan, Progress, Statistics, plan, run_tiled
+
+__all__ = ["Plan", "Progress", "Statistics", "accelerate", "plan", "run", "run_tiled"]
+
+SURELY = 8192  # bytes for each pixel that are enough for all of our networks, so that small pictures wait for no plan
+
+
+@torch.no_grad()
+def run(
+    model: nn.Module,
+    image: Tensor,
+    *,
+    max_memory: int | None = None,
+    statistics: Statistics = "exact",
+    fast: bool = True,
+    options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """What `model(image, **options)` gives: at once if that fits into memory, else in tiles.
+
+    Args:
+        model: a network in evaluation mode.
+        image: (B, C, H, W) in [-1, 1], of a size that the network takes; of several pictures, each by itself.
+        max_memory: bytes that may be needed beside the model, the input and the output; by default half of what is
+            free.
+        statistics: of tiles; see :func:`styleforge.engine.tiled.run_tiled`.
+        fast: compute in bfloat16 where that is faster; see :func:`styleforge.engine.fast.accelerate`.
+        options: further arguments of the model, the same for all pictures.
+        progress: called with how many tiles of how many are done.
+
+    Returns:
+        (B, 3, H, W) in [-1, 1], of the type of `image`.
+
+    Raises:
+        ConfigError: the budget is too small, or the network can only see the whole and that does not fit.
+    """
+    budget = int(memory.available(image.device) * SHARE) if max_memory is None else max_memory
+    with accelerate(model, enabled=fast):
+        if len(image) * image.shape[2:].numel() * SURELY <= budget:
+            return model(image, **(options or {})).to(image.dtype)
+        given = {"max_bytes": budget, "statistics": statistics, "options": options, "progress": progress}
+        return torch.cat([run_tiled(model, one, **given) for one in image.split(1)]).to(image.dtype)
