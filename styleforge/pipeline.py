@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from . import (
@@ -311,6 +313,47 @@ class StylePipeline:
     def __repr__(self) -> str:
         settings = ", ".join(f"{k}={v!r}" for k, v in self.model.config.items())
         return f"StylePipeline({type(self.model).__name__}({settings}), {self.dtype}, {self.device})"
+
+
+def style_regions(
+    image: Any,
+    regions: Sequence[tuple[StylePipeline, Any]],
+    *,
+    mask_fit: bool = False,
+    feather: float = 0.0,
+    segmenter: control.Segmenter | str | None = None,
+    output_type: OutputType = "pil",
+    **options: Any,
+) -> Any:
+    """Several styles in several regions of one picture.
+
+    >>> style_regions("photo.jpg", [(monet, "sky"), (hokusai, "sea")], segmenter="organisation/name", feather=8)
+
+    Args:
+        image: one picture, as for calling a pipeline.
+        regions: styles with the mask or the name of their region. Where masks overlap they share; pixels that none
+            covers stay as they are, to the bit.
+        mask_fit: as for calling a pipeline, like `feather`, `segmenter` and `output_type`.
+        feather: see there.
+        segmenter: see there.
+        output_type: see there.
+        **options: for all styles: `strength`, `preserve_color`, `style_scale`, `style`, `max_memory`.
+
+    Raises:
+        ImageError, ConfigError: as there.
+    """
+    _check_output_type(output_type)
+    if not regions:
+        raise ConfigError("There is no region to style", todo="Give a list of (pipeline, mask).")
+    picture = images.read(image, regions[0][0].policy)
+    layers = []
+    for pipe, mask in regions:
+        region = pipe._region(picture, mask, mask_fit, feather, segmenter)
+        if region.any():
+            styled = pipe(Image.fromarray(images.to_8_bit(picture.rgb)), output_type="pt", **options)
+            layers.append((styled[None, :3] * 2 - 1, region))
+    result = control.compose(picture, layers) if layers else picture
+    return _finish(result.tensor(), picture.alpha, output_type)
 
 
 def _check_output_type(output_type: str) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from styleforge import PatchDiscriminator, ResnetGenerator, StylePipeline, UNetGenerator, engine
 from styleforge.errors import ConfigError, ImageError, ImageTooLarge, RepoNotFound
 from styleforge.images import ImagePolicy
+from styleforge.pipeline import style_regions
 
 
 @pytest.fixture(scope="module")
@@ -264,3 +265,18 @@ def test_who_names_a_type_gets_it(tmp_path):
         StylePipeline.from_pretrained(folder).fast
         and not StylePipeline.from_pretrained(folder, dtype=torch.float32).fast
     )
+
+
+def test_several_styles_in_several_regions(pipe):
+    torch.manual_seed(1)
+    other, image = StylePipeline(ResnetGenerator(width=4, blocks=1)), noise(40, 30)
+    left, right = np.zeros((2, 30, 40), bool)
+    left[:, :12], right[:, 25:] = True, True
+    found, source = array_of(style_regions(image, [(pipe, left), (other, right)])), array_of(image)
+    assert np.array_equal(found[left], array_of(pipe(image))[left])
+    assert np.array_equal(found[right], array_of(other(image))[right])
+    assert np.array_equal(found[~(left | right)], source[~(left | right)])
+    half = style_regions(image, [(pipe, left)], strength=0.5)
+    assert np.array_equal(array_of(half), array_of(pipe(image, mask=left, strength=0.5)))
+    with pytest.raises(ConfigError, match="no region"):
+        style_regions(image, [])
