@@ -138,8 +138,9 @@ def test_the_table_of_methods_is_right(name):
 def test_the_bundled_style_names_its_method_itself():
     word, settings = settings_for("fastcut-monet")
     assert word == "fastcut" and (settings["width"], settings["blocks"]) == (32, 6)
+    assert settings.pop("size") == 128  # which belongs to the run
     adapted = Adaptation(base="fastcut-monet").apply(methods.build(word, settings))
-    assert adapted.adaptation.state() == {"commit": None, "discriminator_warmup": WARMUP}
+    assert adapted.adaptation.state() == {"commit": None, "discriminator_warmup": 0}  # it brings its discriminators
 
 
 def test_a_method_must_be_named_where_several_could(tmp_path):
