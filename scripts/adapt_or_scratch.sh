@@ -37,8 +37,9 @@ common=(--source "$shared/data/photo2classic/trainA" --target "$pieces/train"
     --judge "$shared/weights/squeezenet1_0_caffe.safetensors"
     --size 128 --zoom 1.25,2.0 --batch-size 2 --discriminator-width 64 --discriminator-layers 2
     --nce 1.5 --identity-l1 3 --augment color,translation,cutout --decay 0.3 --ema 0.98)
-few=(--steps 400 --judge-every 50 --sample-every 100 --discriminator-warmup 50)
+few=(--steps 400 --judge-every 50 --sample-every 100)
 "$python" -m styleforge adapt fastcut-monet "${common[@]}" "${few[@]}" --lr-scale 1 --output runs/van-gogh-adapted
+# The next was measured with new discriminators (a style without its training/), --discriminator-warmup 50.
 "$python" -m styleforge adapt fastcut-monet "${common[@]}" "${few[@]}" --lora 8 --lr-scale 5 --output runs/van-gogh-adapter
 exec "$python" -m styleforge train fastcut "${common[@]}" --width 32 --blocks 6 --border reflect \
     --steps 1600 --judge-every 100 --sample-every 400 --output runs/van-gogh-scratch
