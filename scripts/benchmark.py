@@ -26,8 +26,8 @@ from torch import nn
 
 from styleforge import ResnetGenerator, StylePipeline, __version__, methods, processes
 from styleforge.methods.base import Batch
-from styleforge.precision import Precision
-from styleforge.train import bf16_is_fast, play
+from styleforge.precision import Precision, bf16_is_fast
+from styleforge.train import play
 
 
 class StockBlock(nn.Module):
@@ -183,7 +183,7 @@ def main() -> None:
         return
     print(f"styleforge {__version__}, torch {torch.__version__}, Python {platform.python_version()}, ", end="")
     print(f"{torch.get_num_threads()} threads of {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, ", end="")
-    print(f"AMX {torch.cpu._is_amx_tile_supported()}, bf16 fast {bf16_is_fast()}")
+    print(f"AMX {torch.cpu._is_amx_tile_supported()}, bf16 fast {bf16_is_fast(torch.device('cpu'))}")
     print("ResNet-9, width 64 (11 M parameters); stock = the same network as one nn.Sequential, float32, eager\n")
     print(f"{'':44}{'stock':>10}{'ours':>10}  stock/ours")
     rows = [("load, from its file (s)", "loading", (options.rounds,))]

@@ -13,7 +13,6 @@ Without it the discriminators are new, and learn for a while before the style ch
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,7 +34,7 @@ from . import (
 from . import features as feature_networks
 from .configs import Range, Weight
 from .errors import ConfigError, CorruptFileError, HubUnavailable, NotAStyle, RepoNotFound, WeightsMismatch
-from .files import replacing_folder, write_text
+from .files import replacing_folder, sha256, write_text
 from .hub import PretrainedMixin, StyleFiles
 from .lora import add_lora, read_table, save_adapter
 from .losses import style_perceptual
@@ -341,11 +340,11 @@ class Base:
         if manifest is None:
             return None
         known, path = read_table(manifest).get("sha256"), self._beside(name)
-        if path is None or not isinstance(known, dict) or known.get(name) != _sha256(path):
+        if path is None or not isinstance(known, dict) or known.get(name) != sha256(path):
             raise CorruptFileError(
                 f"{TRAINING}/{name} is not what its manifest says",
                 where=self.files.where,
-                found="no file" if path is None else f"SHA-256 {_sha256(path)[:8]}...",
+                found="no file" if path is None else f"SHA-256 {sha256(path)[:8]}...",
                 todo=f"Get the whole folder again, or remove {TRAINING}/ to start with new discriminators.",
             )
         return path
@@ -429,7 +428,7 @@ def save_training(method: Method, folder: str | os.PathLike[str], train_json: Ma
     with replacing_folder(target, last=(MANIFEST,)) as temporary:
         weights.write(temporary / NETWORKS, _others(method))
         write_text(temporary / RECIPE, json.dumps({**recipe, "settings": settings}, indent=2) + "\n")
-        digests = {name: _sha256(temporary / name) for name in (NETWORKS, RECIPE)}
+        digests = {name: sha256(temporary / name) for name in (NETWORKS, RECIPE)}
         write_text(temporary / MANIFEST, json.dumps({"sha256": digests}, indent=2) + "\n")
     return target
 
@@ -571,8 +570,3 @@ def _first_half(network: nn.Module) -> list[nn.Parameter]:
             break
         early.append(parameter)
     return early
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from . import __version__, weights
 from .errors import CheckpointError, StyleforgeError
-from .files import remove_folder, replacing_folder, write_bytes, write_text
+from .files import remove_folder, replacing_folder, sha256, write_bytes, write_text
 
 STATE, MANIFEST, SEAL = "state.safetensors", "manifest.json", "manifest_sha256"
 
@@ -48,7 +48,7 @@ def save(root: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[st
     folder = root / f"step-{step:08d}"
     with replacing_folder(folder, last=(MANIFEST,)) as temporary:
         weights.write(temporary / STATE, tensors)
-        manifest = {"step": step, "styleforge": __version__, "sha256": _sha256(temporary / STATE), **facts}
+        manifest = {"step": step, "styleforge": __version__, "sha256": sha256(temporary / STATE), **facts}
         manifest[SEAL] = _seal(manifest)
         write_text(temporary / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     later = [other for other in _folders(root) if other > folder]  # damaged: else the run would have begun there
@@ -128,7 +128,7 @@ def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{MANIFEST} tells no step")
     if manifest.pop(SEAL, None) not in (None, _seal(manifest)):
         raise ValueError(f"{MANIFEST} has been changed or damaged")
-    if manifest.get("sha256") != _sha256(folder / STATE):
+    if manifest.get("sha256") != sha256(folder / STATE):
         raise ValueError(f"{STATE} has been changed or damaged")
     tensors = safetensors.torch.load_file(folder / STATE, backend="pread")
     weights.check_finite(tensors, where=folder / STATE)
@@ -149,8 +149,3 @@ def _folders(root: Path) -> list[Path]:
 
 def _seal(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

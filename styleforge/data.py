@@ -19,6 +19,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -327,11 +328,11 @@ def _jitter(image: Tensor, most: float, *key: int | str) -> Tensor:
     return (luma + saturation * (image - luma)).clamp(-1, 1)
 
 
-class Unpaired:
-    """Two folders without any relation between their pictures.
+class Data:
+    """Samples by running number, from folders of pictures; subclasses say how their pictures belong together.
 
     Args:
-        source: folder of pictures to start from.
+        source: folder of pictures to start from; None for data without.
         target: folder of pictures to resemble.
         crop: how squares are taken.
         seed: of all draws.
@@ -339,6 +340,7 @@ class Unpaired:
         held_out: share of the pictures that is kept apart, see :func:`hold_out`.
 
     Attributes:
+        folders: the domains that have a folder of their own.
         domains: the pictures to train with, by domain.
         held: the pictures held out, by domain; empty when none are.
 
@@ -346,9 +348,11 @@ class Unpaired:
         DataError: a folder or weights that cannot be used, or a single picture of which some are to be held out.
     """
 
+    folders: ClassVar[tuple[str, ...]] = ("source", "target")
+
     def __init__(
         self,
-        source: str | Path,
+        source: str | Path | None,
         target: str | Path,
         crop: RandomCrop,
         seed: int = 0,
@@ -357,10 +361,37 @@ class Unpaired:
         held_out: float = 0.0,
     ) -> None:
         self.crop, self.seed = crop, seed
-        self.domains, self.held = _open({"source": source, "target": target}, crop, seed, weights, held_out)
+        given = {"source": source, "target": target}
+        self.domains, self.held = self._open({name: given[name] for name in self.folders}, weights, held_out)
+
+    def _open(
+        self, folders: Mapping[str, str | Path], weights: Mapping[str, Weigher] | None, held_out: float
+    ) -> tuple[dict[str, Pictures], dict[str, Pictures]]:
+        """Pictures by domain: those to train with, and those held out."""
+        weighers = _weighers(weights, folders)
+        domains, held = {}, {}
+        for domain, folder in folders.items():
+            weighed = read_weights(weighers.get(domain), folder, list_pictures(folder))
+            pictures = domains[domain] = Pictures(list(weighed), self.crop.short_side, weights=list(weighed.values()))
+            if held_out:
+                names = [picture_name(file, Path(folder)) for file in pictures.files]
+                domains[domain], held[domain] = _split(pictures, names, held_out, self.seed)
+        return domains, held
 
     def __len__(self) -> int:
         return max(len(pictures) for pictures in self.domains.values())
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """The sample with the running number `index`, of any size: (3, size, size) by name."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """What there is, for the log."""
+        raise NotImplementedError
+
+
+class Unpaired(Data):
+    """Two folders without any relation between their pictures; see :class:`Data`."""
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """The pair with the running number `index`, of any size: {"source", "target"}, (3, size, size) each."""
@@ -374,27 +405,20 @@ class Unpaired:
         return ", ".join(f"{len(pictures)} {name}" for name, pictures in self.domains.items())
 
 
-class Paired:
+class Paired(Data):
     """Two folders whose files belong together by name (without suffix); both get the same crop.
 
-    Args: as :class:`Unpaired`; a pair has the weight of its source, and is held out together.
+    Args: as :class:`Data`; a pair has the weight of its source, and is held out together.
 
     Raises:
         DataError: as there, or no file of one folder has its counterpart in the other.
     """
 
-    def __init__(
-        self,
-        source: str | Path,
-        target: str | Path,
-        crop: RandomCrop,
-        seed: int = 0,
-        *,
-        weights: Mapping[str, Weigher] | None = None,
-        held_out: float = 0.0,
-    ) -> None:
-        self.crop, self.seed = crop, seed
-        folders = {"source": Path(source), "target": Path(target)}
+    def _open(
+        self, folders: Mapping[str, str | Path], weights: Mapping[str, Weigher] | None, held_out: float
+    ) -> tuple[dict[str, Pictures], dict[str, Pictures]]:
+        folders = {name: Path(folder) for name, folder in folders.items()}
+        source, target = folders.values()
         weighed = read_weights(_weighers(weights, ["source"]).get("source"), source, list_pictures(source))
         files = {"source": list(weighed), "target": list_pictures(target)}
         names = {d: {picture_name(file, folder): file for file in files[d]} for d, folder in folders.items()}
@@ -411,15 +435,15 @@ class Paired:
             wanted = " with a weight above 0" if weights else ""
             warnings.warn(f"{left_over} pictures have no counterpart{wanted} and are left out", stacklevel=2)
         shares = [weighed[names["source"][name]] for name in common]
-        self.domains = {
-            d: Pictures([names[d][name] for name in common], crop.short_side, weights=shares) for d in folders
+        domains = {
+            d: Pictures([names[d][name] for name in common], self.crop.short_side, weights=shares) for d in folders
         }
         # A rotten half takes its other half with it.
-        positions = {d: {file: i for i, file in enumerate(p.files)} for d, p in self.domains.items()}
+        positions = {d: {file: i for i, file in enumerate(p.files)} for d, p in domains.items()}
         both = [name for name in common if all(names[d][name] in positions[d] for d in folders)]
-        for domain, pictures in self.domains.items():
-            self.domains[domain] = pictures.part([positions[domain][names[domain][name]] for name in both])
-        for name, a, b in zip(both, self.domains["source"].ratios, self.domains["target"].ratios, strict=True):
+        for domain, pictures in domains.items():
+            domains[domain] = pictures.part([positions[domain][names[domain][name]] for name in both])
+        for name, a, b in zip(both, domains["source"].ratios, domains["target"].ratios, strict=True):
             if abs(a / b - 1) > 0.03:  # reduced sizes are rounded
                 raise DataError(
                     "The two pictures of a pair have different shapes",
@@ -428,9 +452,10 @@ class Paired:
                     allowed="the same ratio",
                     todo="Crop them to the same view.",
                 )
-        self.held: dict[str, Pictures] = {}
-        for domain, pictures in self.domains.items() if held_out else ():
-            self.domains[domain], self.held[domain] = _split(pictures, both, held_out, seed)
+        held = {}
+        for domain, pictures in domains.items() if held_out else ():
+            domains[domain], held[domain] = _split(pictures, both, held_out, self.seed)
+        return domains, held
 
     def __len__(self) -> int:
         return len(self.domains["source"])
@@ -445,27 +470,13 @@ class Paired:
         return f"{len(self)} pairs"
 
 
-class Images:
-    """One folder of pictures, to make more of their kind.
+class Images(Data):
+    """One folder of pictures, to make more of their kind, or to do something to them and learn to undo it.
 
-    Args: as :class:`Unpaired`; there is no source.
+    Args: as :class:`Data`; there is no source.
     """
 
-    def __init__(
-        self,
-        source: None,
-        target: str | Path,
-        crop: RandomCrop,
-        seed: int = 0,
-        *,
-        weights: Mapping[str, Weigher] | None = None,
-        held_out: float = 0.0,
-    ) -> None:
-        self.crop, self.seed = crop, seed
-        self.domains, self.held = _open({"target": target}, crop, seed, weights, held_out)
-
-    def __len__(self) -> int:
-        return len(self.domains["target"])
+    folders = ("target",)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """The picture with the running number `index`: {"target"}, (3, size, size)."""
@@ -477,30 +488,21 @@ class Images:
         return f"{len(self)} pictures"
 
 
-class Styles(Unpaired):
+class Styles(Data):
     """Pictures to start from, and a few pictures that are a style each.
 
     Of a style the largest square is taken, unmirrored, wherever it lies: its brush strokes keep their size.
 
-    Args: as :class:`Unpaired`; `target` may be a single picture. Styles come in turn, so they have no weights, and
+    Args: as :class:`Data`; `target` may be a single picture. Styles come in turn, so they have no weights, and
         each is to be learnt, so "target" of what is held out is all of them.
     """
 
-    def __init__(
-        self,
-        source: str | Path,
-        target: str | Path,
-        crop: RandomCrop,
-        seed: int = 0,
-        *,
-        weights: Mapping[str, Weigher] | None = None,
-        held_out: float = 0.0,
-    ) -> None:
-        self.crop, self.seed = crop, seed
-        self.domains, self.held = _open({"source": source}, crop, seed, weights, held_out)
-        self.domains["target"] = Pictures(list_pictures(target), crop.short_side)
-        if held_out:
-            self.held["target"] = self.domains["target"]
+    def _open(
+        self, folders: Mapping[str, str | Path], weights: Mapping[str, Weigher] | None, held_out: float
+    ) -> tuple[dict[str, Pictures], dict[str, Pictures]]:
+        domains, held = super()._open({"source": folders["source"]}, weights, held_out)
+        styles = {"target": Pictures(list_pictures(folders["target"]), self.crop.short_side)}
+        return domains | styles, held | styles if held_out else held
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Sample `index`: {"source", "target"}, (3, size, size) each, and "style_index", which style it is."""
@@ -517,32 +519,13 @@ class Styles(Unpaired):
         return f"{len(self.domains['source'])} pictures, {len(self.domains['target'])} styles"
 
 
-Data = Unpaired | Paired | Images
-KINDS: dict[str, type[Unpaired] | type[Paired] | type[Images]] = {
+KINDS: dict[str, type[Data]] = {
     "unpaired": Unpaired,
     "paired": Paired,
     "images": Images,
+    "damaged": Images,
     "styles": Styles,
 }
-
-
-def _open(
-    folders: Mapping[str, str | Path],
-    crop: RandomCrop,
-    seed: int,
-    weights: Mapping[str, Weigher] | None,
-    held_out: float,
-) -> tuple[dict[str, Pictures], dict[str, Pictures]]:
-    """Pictures by domain that have nothing to do with each other: those to train with, and those held out."""
-    weighers = _weighers(weights, folders)
-    domains, held = {}, {}
-    for domain, folder in folders.items():
-        weighed = read_weights(weighers.get(domain), folder, list_pictures(folder))
-        pictures = domains[domain] = Pictures(list(weighed), crop.short_side, weights=list(weighed.values()))
-        if held_out:
-            names = [picture_name(file, Path(folder)) for file in pictures.files]
-            domains[domain], held[domain] = _split(pictures, names, held_out, seed)
-    return domains, held
 
 
 def _weighers(weights: Mapping[str, Weigher] | None, domains: Iterable[str]) -> Mapping[str, Weigher]:

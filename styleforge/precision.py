@@ -14,6 +14,14 @@ R = TypeVar("R")
 Kind = Literal["fp32", "bf16", "fp16"]
 
 
+def bf16_is_fast(device: torch.device) -> bool:
+    """Whether a processor or GPU computes in bfloat16 by itself."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    cpu = torch.cpu
+    return any(getattr(cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+
+
 def full(x: Any) -> Any:
     """Half-precision tensors in float32; everything else as it is."""
     return x.float() if isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16) else x

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from . import checkpoint, data, features, methods, processes, report, rng, runs, samples
 from .adaptation import ESTIMATES, Adaptation, Adapted, save_training
 from .errors import CheckpointError, ConfigError, ImageError, TrainingDiverged
-from .files import clean, write_text
+from .files import clean, write_bytes, write_text
 from .hub import CARD_NAME, PretrainedMixin
 from .lora import merge
 from .methods.base import Batch, Method, Player
-from .precision import Precision
+from .precision import Precision, bf16_is_fast
 from .quality import Quality
 from .recompute import recompute
 from .runs import TrainConfig, run_defaults
@@ -32,7 +32,7 @@ from .state import Memory, TrainState, start_from
 from .tracking import open_tracker
 from .watch import Detectors, Finding, Watch
 
-__all__ = ["Progress", "TrainConfig", "bf16_is_fast", "play", "run_defaults", "train"]
+__all__ = ["Progress", "TrainConfig", "play", "run_defaults", "train"]
 
 LOOK_EVERY = 100  # steps between two looks for collapse and the like, and between two states to roll back to
 PROBES = 8  # pictures of such a look
@@ -103,7 +103,8 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
     accelerator = processes.join()
     device, chief = accelerator.device, accelerator.is_main_process
     joint_batch = config.batch_size * accelerator.num_processes
-    precision = Precision(device, _precision(config))
+    automatic = "bf16" if bf16_is_fast(device) else "fp32"
+    precision = Precision(device, automatic if config.precision == "auto" else config.precision)
 
     # Networks.
     torch.manual_seed(rng.seed_of(config.seed, "networks"))
@@ -304,8 +305,10 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
     published = run / "checkpoints" / "published"  # written last: a kill on the way is made good by the next start
     if chief and (not published.exists() or published.read_text() != str(step) or not (run / "style").exists()):
         _publish(run / "style", config, method, styles, card(step))
-        for name in ("latest", *([f"step-{step:08d}"] if config.sample_every else [])):
-            samples.sheet(run / "samples" / f"{name}.jpg", method, styles, rows, device)
+        latest = run / "samples" / "latest.jpg"
+        samples.sheet(latest, method, styles, rows, device)
+        if config.sample_every:
+            write_bytes(latest.with_name(f"step-{step:08d}.jpg"), latest.read_bytes())
         write_text(published, str(step))
     voice.report()
     accelerator.wait_for_everyone()
@@ -372,14 +375,6 @@ def play(
     # Half precision finds its scale by overflowing now and then; the optimizer has left such a step out.
     overflow = precision.kind == "fp16" and not math.isfinite(length)
     return named if overflow else {**named, f"{player.name}/gradient_norm": length}
-
-
-def bf16_is_fast() -> bool:
-    """Whether this machine's processor or GPU computes in bfloat16 by itself."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    cpu = torch.cpu
-    return any(getattr(cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 
 
 class Voice:
@@ -553,12 +548,6 @@ def _first_batches(config: TrainConfig, pictures: data.Data, device: torch.devic
     with closing(data.batches(pictures, config.batch_size, range(ESTIMATES))) as draws:
         for turn, tensors in enumerate(draws):
             yield Batch({name: tensor.to(device) for name, tensor in tensors.items()}, config.seed, turn, 0)
-
-
-def _precision(config: TrainConfig) -> str:
-    if config.precision != "auto":
-        return config.precision
-    return "bf16" if bf16_is_fast() else "fp32"
 
 
 def _preview_folder(config: TrainConfig, method: Method) -> str | None:

@@ -202,7 +202,7 @@ def test_run_gives_the_same_whole_tiled_and_one_by_one():
 @torch.no_grad()
 def test_fast_is_near_float32(half, monkeypatch):
     """Also where the processor has no bfloat16: then it is slow, but the same."""
-    monkeypatch.setattr(engine.fast, "_bf16_is_fast", lambda: half)
+    monkeypatch.setattr(engine.fast, "bf16_is_fast", lambda device: half)
     model = StylePipeline.from_pretrained("fastcut-monet").model
     image = F.interpolate(picture(16, 20), scale_factor=8, mode="bicubic").clamp(-1, 1)
     with accelerate(model):

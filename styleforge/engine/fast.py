@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..precision import bf16_is_fast
 from .trace import argument
 
 
@@ -31,13 +32,9 @@ def accelerate(model: nn.Module, *, enabled: bool = True) -> Iterator[None]:
     if first.device.type != "cpu":
         yield
         return
-    half = enabled and first.dtype == torch.float32 and _bf16_is_fast()
+    half = enabled and first.dtype == torch.float32 and bf16_is_fast(first.device)
     with torch.autocast("cpu", torch.bfloat16, enabled=half), _Faster(half):
         yield
-
-
-def _bf16_is_fast() -> bool:
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 class _Faster(TorchFunctionMode):
