@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from . import checkpoint, data, features, methods, processes, report, rng, runs, samples
 from .adaptation import ESTIMATES, Adaptation, Adapted, save_training
 from .errors import CheckpointError, ConfigError, ImageError, TrainingDiverged
-from .files import clean, write_bytes, write_text
+from .files import clean, write_text
 from .hub import CARD_NAME, PretrainedMixin
 from .lora import merge
 from .methods.base import Batch, Method, Player
@@ -305,10 +305,8 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
     published = run / "checkpoints" / "published"  # written last: a kill on the way is made good by the next start
     if chief and (not published.exists() or published.read_text() != str(step) or not (run / "style").exists()):
         _publish(run / "style", config, method, styles, card(step))
-        latest = run / "samples" / "latest.jpg"
-        samples.sheet(latest, method, styles, rows, device)
-        if config.sample_every:
-            write_bytes(latest.with_name(f"step-{step:08d}.jpg"), latest.read_bytes())
+        for name in ("latest", *([f"step-{step:08d}"] if config.sample_every else [])):
+            samples.sheet(run / "samples" / f"{name}.jpg", method, styles, rows, device)
         write_text(published, str(step))
     voice.report()
     accelerator.wait_for_everyone()
