@@ -56,7 +56,7 @@ TRAINED_BY: dict[str, tuple[str, ...]] = {
     "DCGANGenerator": ("dcgan",),
     "MicroASTGenerator": ("microast",),
     "MultiScaleGenerator": ("multiscale",),
-    "ResnetGenerator": ("cut", "fastcut", "cyclegan", "pix2pix"),
+    "ResnetGenerator": ("cut", "fastcut", "cyclegan", "pix2pix", "restore"),
     "StyleGAN2Generator": ("stylegan2",),
     "TransformerNet": ("fast_style",),
     "UGATITGenerator": ("ugatit",),
@@ -212,6 +212,9 @@ class Adapted(Method):
 
     def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
         return self.method.styles()
+
+    def prepare(self, images: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:  # noqa: D102
+        return self.method.prepare(images, generator)
 
     def preview(  # noqa: D102
         self, images: dict[str, Tensor], styles: dict[str, PretrainedMixin], generator: torch.Generator

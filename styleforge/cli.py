@@ -569,10 +569,11 @@ def _adapt_command(style: str, method: str | None, revision: str | None) -> clic
 
 def _run_parameters(name: str) -> dict[str, inspect.Parameter]:
     """What a run of a method takes on the command line."""
+    from .data import KINDS
     from .runs import TrainConfig
 
     run = {k: p for k, p in configs.schema(TrainConfig.__init__).items() if k not in ("method", "settings", "adapt")}
-    if methods.find(name).data == "images":  # there is nothing to start from
+    if "source" not in KINDS[methods.find(name).data].folders:
         del run["source"]
     else:
         run["source"] = run["source"].replace(default=inspect.Parameter.empty)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 
-from . import __version__, configs, methods
+from . import __version__, configs, data, methods
 from .configs import Range
 from .errors import ConfigError, nearest
 from .files import write_text
@@ -215,10 +215,12 @@ def _problems(config: TrainConfig) -> list[ConfigError]:
     if "size" in config.settings:
         text = "The size belongs to the run, not to the settings of the method"
         wrong(text, "settings", "Give TrainConfig(size=...).", found=config.settings["size"])
-    from_noise = methods.find(config.method).data == "images"
-    if from_noise and config.source is not None:
-        wrong(f"{config.method} makes pictures from noise", "source", "Leave out --source.")
-    if not from_noise and config.source is None:
+    found_data = methods.find(config.method).data
+    alone = "source" not in data.KINDS[found_data].folders
+    if alone and config.source is not None:
+        how = "makes pictures from noise" if found_data == "images" else "damages its target pictures itself"
+        wrong(f"{config.method} {how}", "source", "Leave out --source.")
+    if not alone and config.source is None:
         wrong(f"{config.method} needs a folder of pictures to start from", "source", "Give --source.")
     if len(config.zoom) != 2 or not 1 <= config.zoom[0] <= config.zoom[1] <= 16:
         todo = "Give for example 1.12 1.12, as CycleGAN has it."
@@ -226,7 +228,7 @@ def _problems(config: TrainConfig) -> list[ConfigError]:
     if config.batch_size % config.accumulate:
         todo = f"Give a divisor of {config.batch_size}, or another --batch-size."
         wrong("A batch cannot be computed in so many equal pieces", "accumulate", todo)
-    tests = [config.test_target] if from_noise else [config.test_source, config.test_target]
+    tests = [config.test_target] if alone else [config.test_source, config.test_target]
     if any(tests) and not all(tests):
         wrong("Tests need pictures of both sides", "test_source", "Give --test-source and --test-target.")
     measured = config.judge_every and (config.held_out or any(tests))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,16 +33,19 @@ def rows(method: Method, pictures: data.Data, size: int, preview: str | None) ->
         shown["source"] = data.Pictures(data.list_pictures(preview)[:6], side)
     count = min(6, len(next(iter(shown.values()))))
     spread = {d: range(0, len(p), max(1, len(p) // 6)) for d, p in shown.items()}
-    return [
+    found = (
         {d: look(p[spread[d][row % len(spread[d])]], "preview")[None] for d, p in shown.items()} for row in range(count)
-    ]
+    )
+    return [method.prepare(row, rng.generator("row", number)) for number, row in enumerate(found)]
 
 
-def squares(pictures: data.Pictures, size: int, most: int) -> Tensor:
-    """The middles of up to `most` pictures, evenly chosen: (N, 3, size, size) in [-1, 1]."""
-    look = data.RandomCrop(size, (1.0, 1.0), flip=False)
-    chosen = range(0, len(pictures), -(-len(pictures) // most))
-    return torch.stack([look(pictures[index], "square") for index in chosen])
+def squares(method: Method, domains: Mapping[str, data.Pictures], size: int, most: int) -> dict[str, Tensor]:
+    """The middles of up to `most` pictures of each domain, evenly chosen: (N, 3, size, size) in [-1, 1]."""
+    look, found = data.RandomCrop(size, (1.0, 1.0), flip=False), {}
+    for domain, pictures in domains.items():
+        chosen = range(0, len(pictures), -(-len(pictures) // most))
+        found[domain] = torch.stack([look(pictures[index], "square") for index in chosen])
+    return method.prepare(found, rng.generator("squares")) if found else found
 
 
 @torch.no_grad()

@@ -125,7 +125,7 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
     pictures = _pictures(config, method)
     _check_targets(method, pictures)
     rows = samples.rows(method, pictures, config.size, _preview_folder(config, method))
-    probes = {domain: samples.squares(found, config.size, PROBES) for domain, found in pictures.domains.items()}
+    probes = samples.squares(method, pictures.domains, config.size, PROBES)
 
     # Who learns, what is published, who looks.
     players = method.players()
@@ -134,7 +134,7 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
     averages = {name: _average(style) for name, style in method.styles().items()} if config.ema else {}
     styles = averages or method.styles()
     rollbacks, watch, plateau = Rollbacks(config.rollbacks), Watch(), Plateau(config.patience // 2 or 3)
-    detectors = Detectors(paired=method.data == "paired", adversarial=_adversarial(config))
+    detectors = Detectors(paired=method.aligned, adversarial=_adversarial(config))
     held = _held(config, method, pictures)
     quality = _judge(config, method, held) if held else None
     memories: dict[str, Memory] = {"watch": watch, "plateau": plateau, "detectors": detectors, "precision": precision}
@@ -193,7 +193,7 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
         )
 
     if adaptation and adaptation.ewc and not found:
-        method.estimate(_first_batches(config, pictures, device))
+        method.estimate(_first_batches(config, method, pictures, device))
     draws = draw(step)
     good = step, state.tensors(copy=True), state.facts()
     ending, worked = False, 0.0
@@ -211,9 +211,9 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
                 tensors = {name: tensor.to(device) for name, tensor in next(draws).items()}
                 if step in rollbacks.skipped:
                     continue
-                pieces = _pieces(
-                    tensors, config.accumulate, config.seed, step * turns + turn, accelerator.process_index
-                )
+                key = config.seed, step * turns + turn, accelerator.process_index
+                tensors = method.prepare(tensors, rng.generator("prepare", *key))
+                pieces = _pieces(tensors, config.accumulate, *key)
                 for player in players:
                     if turn < player.turns:
                         optimizer, clips = optimizers[player.name], (config.clip, config.clip_value)
@@ -500,7 +500,7 @@ def _held(config: TrainConfig, method: Method, pictures: data.Data) -> dict[str,
     if config.test_target:
         look = data.RandomCrop(config.size, (1.0, 1.0), flip=False)
         held = data.KINDS[method.data](config.test_source, config.test_target, look, config.seed).domains
-    return {d: samples.squares(p, config.size, JUDGED) for d, p in held.items()} if config.judge_every else {}
+    return samples.squares(method, held, config.size, JUDGED) if config.judge_every else {}
 
 
 def _judge(config: TrainConfig, method: Method, held: dict[str, Tensor]) -> Quality:
@@ -508,7 +508,7 @@ def _judge(config: TrainConfig, method: Method, held: dict[str, Tensor]) -> Qual
         network=features.load(config.judge) if config.judge else None,
         network_name=config.judge or "",
         pictures=held,
-        paired=method.data == "paired",
+        paired=method.aligned,
         patience=config.patience,
     )
 
@@ -541,15 +541,16 @@ def _publish(
     save_training(method, folder, asdict(config))
 
 
-def _first_batches(config: TrainConfig, pictures: data.Data, device: torch.device) -> Iterator[Batch]:
+def _first_batches(config: TrainConfig, method: Method, pictures: data.Data, device: torch.device) -> Iterator[Batch]:
     """Those by which an adaptation weighs its parameters; of the beginning, and the same in every process."""
     with closing(data.batches(pictures, config.batch_size, range(ESTIMATES))) as draws:
         for turn, tensors in enumerate(draws):
-            yield Batch({name: tensor.to(device) for name, tensor in tensors.items()}, config.seed, turn, 0)
+            here = {name: tensor.to(device) for name, tensor in tensors.items()}
+            yield Batch(method.prepare(here, rng.generator("prepare", turn)), config.seed, turn, 0)
 
 
 def _preview_folder(config: TrainConfig, method: Method) -> str | None:
-    if config.preview and method.data in ("paired", "images"):
+    if config.preview and method.data not in ("unpaired", "styles"):
         raise ConfigError(
             "A folder of preview pictures is of no use here",
             where=config.preview,

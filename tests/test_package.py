@@ -25,6 +25,7 @@ LAYERS = [
         "download",
         "images",
         "augment",
+        "damage",
         "precision",
         "losses",
         "layers",

@@ -45,6 +45,7 @@ VARIANTS = [
     (ResnetGenerator, {"norm": "batch", "dropout": True, "blocks": 1, "out_channels": 1}),
     (ResnetGenerator, {"downsample": "blur", "upsample": "blur"}),
     (ResnetGenerator, {"upsample": "resize", "in_channels": 1, "blocks": 0}),
+    (ResnetGenerator, {"norm": "none", "residual": True, "border": "reflect"}),
     (StyleGAN2Generator, {"size": 32, "noise_size": 8, "style_size": 12, "mapping_layers": 2}),
     (StyleGAN2Generator, {"size": 8, "max_width": 6, "noise_size": 8, "style_size": 8, "mapping_layers": 8}),
     (TransformerNet, {}),

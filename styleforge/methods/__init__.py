@@ -57,6 +57,7 @@ METHODS: dict[str, Entry] = {
     "fast_style": Entry("fast_style", "FastStyle", {}, "pictures, and one or several pictures of a style"),
     "multiscale": Entry("multiscale", "MultiScale", {}, "unpaired pictures, into abstract art"),
     "animegan": Entry("animegan", "AnimeGAN", {}, "unpaired photographs and drawings, for clear edges"),
+    "restore": Entry("restore", "Restore", {}, "clean pictures, to undo noise, blur, darkness, holes"),
     "stylegan2": Entry("stylegan2", "StyleGAN2", {}, "new pictures from noise, whose coarse and fine can be mixed"),
 }
 

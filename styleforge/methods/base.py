@@ -250,7 +250,7 @@ class Method(nn.Module):
         targets: how many target pictures there must be; any number when None.
     """
 
-    data: ClassVar[Literal["unpaired", "paired", "images", "styles"]] = "unpaired"
+    data: ClassVar[Literal["unpaired", "paired", "images", "damaged", "styles"]] = "unpaired"
     batch_size: ClassVar[int] = 1
     paper: ClassVar[str] = ""
     targets: int | None = None
@@ -263,14 +263,31 @@ class Method(nn.Module):
         """What a run publishes: "" is the style itself, other names are subfolders."""
         raise NotImplementedError
 
+    @property
+    def aligned(self) -> bool:
+        """Whether source and target show the same."""
+        return self.data in ("paired", "damaged")
+
+    def prepare(self, images: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """What the method adds to pictures from the folders, before anything else sees them.
+
+        Args:
+            images: (B, 3, S, S) in [-1, 1] by domain.
+            generator: CPU randomness.
+
+        Returns:
+            These, and others.
+        """
+        return images
+
     def preview(
         self, images: dict[str, Tensor], styles: dict[str, PretrainedMixin], generator: torch.Generator
     ) -> dict[str, Tensor]:
         """Columns of one row of the sample sheet.
 
         Args:
-            images: "source" (unless the method starts from noise) and "target", (1, 3, H, W) in [-1, 1]. Only in
-                paired data do they belong together.
+            images: "source" (unless the method starts from noise) and "target", (1, 3, H, W) in [-1, 1]. Only where
+                they are aligned do they belong together.
             styles: networks as :meth:`styles` names them, averaged if the run averages.
             generator: CPU randomness of this row, the same in every sheet.
 
@@ -280,7 +297,7 @@ class Method(nn.Module):
         style, source = styles[""], images["source"]
         if "style" in style.capabilities.inputs:
             return {**images, "styled": style(source, images["target"])}
-        shown = images if self.data == "paired" else {"source": source}
+        shown = images if self.aligned else {"source": source}
         return {**shown, "styled": style(source)}
 
 

@@ -8,22 +8,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..configs import Channels, Range, Width
+from ..errors import ConfigError
 from ..hub import Capabilities, PretrainedMixin
-from ..layers import BlurDown, BlurUp, init_normal, norm
+from ..layers import BlurDown, BlurUp, Norm, init_he, init_normal, norm
 
+Statistics = Literal["running", "batch"]
 _PADDING = {"zero": "zeros", "reflect": "reflect"}  # our word: torch's
 
 
 class ResidualBlock(nn.Module):
     """conv3, norm, ReLU, [dropout], conv3, norm, plus the input."""
 
-    def __init__(self, channels: int, kind: Literal["instance", "batch"], dropout: bool) -> None:
+    def __init__(self, channels: int, kind: Norm, dropout: bool, statistics: Statistics = "running") -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect", bias=False)
-        self.norm1 = norm(kind, channels)
+        self.norm1 = norm(kind, channels, statistics)
         self.dropout = nn.Dropout(0.5) if dropout else nn.Identity()
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect", bias=False)
-        self.norm2 = norm(kind, channels)
+        self.norm2 = norm(kind, channels, statistics)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
@@ -34,12 +36,20 @@ class ResidualBlock(nn.Module):
 class Down(nn.Module):
     """Halve the size: conv3 with stride 2, or conv3 and then a blur, as CUT does against aliasing."""
 
-    def __init__(self, inputs: int, outputs: int, kind: Literal["instance", "batch"], blur: bool, border: str) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kind: Norm,
+        blur: bool,
+        border: str,
+        statistics: Statistics = "running",
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(
             inputs, outputs, 3, stride=1 if blur else 2, padding=1, padding_mode=_PADDING[border], bias=False
         )
-        self.norm = norm(kind, outputs)
+        self.norm = norm(kind, outputs, statistics)
         self.blur = BlurDown() if blur else nn.Identity()
 
     def after_conv(self, x: Tensor) -> Tensor:
@@ -58,9 +68,10 @@ class Up(nn.Module):
         self,
         inputs: int,
         outputs: int,
-        kind: Literal["instance", "batch"],
+        kind: Norm,
         mode: Literal["transpose", "resize", "blur"],
         border: str,
+        statistics: Statistics = "running",
     ) -> None:
         super().__init__()
         if mode == "transpose":
@@ -71,7 +82,7 @@ class Up(nn.Module):
         else:
             self.resize = BlurUp() if mode == "blur" else nn.Upsample(scale_factor=2, mode="nearest")
             self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode=_PADDING[border], bias=False)
-        self.norm = norm(kind, outputs)
+        self.norm = norm(kind, outputs, statistics)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', 2H, 2W)."""
@@ -89,13 +100,16 @@ class ResnetGenerator(PretrainedMixin, tags=["image-to-image", "resnet"]):
         out_channels: channels of the output picture.
         width: channels after the first convolution; 4 times as many in the blocks.
         blocks: residual blocks; 6 for 128 px, 9 from 256 px on.
-        norm: instance norm, or batch norm with running statistics at test time.
+        norm: instance norm, batch norm, or "none", for restoration.
         dropout: dropout of one half inside the blocks, while training.
         downsample: "stride" (CycleGAN) or "blur" (CUT, against aliasing).
         upsample: "transpose" (CycleGAN; prone to checkerboards), "resize" (nearest) or "blur" (CUT).
         border: padding of the convolutions on the way down and up, "zero" as in the papers, or "reflect", which
             tells the network less about where the edge is (a transposed convolution keeps zeros). With zeros,
             CUT's contrast may teach it stripes along the edges.
+        residual: the network makes what is added to the picture, clamped to [-1, 1] but for training, and not the
+            picture; needs as many channels out as in.
+        statistics: for batch norm at test time, "running" ones or those of the picture ("batch").
     """
 
     capabilities = Capabilities(multiple=4, smallest=8)
@@ -107,25 +121,38 @@ class ResnetGenerator(PretrainedMixin, tags=["image-to-image", "resnet"]):
         out_channels: Channels = 3,
         width: Width = 64,
         blocks: Annotated[int, Range(0, 64)] = 9,
-        norm: Literal["instance", "batch"] = "instance",
+        norm: Norm = "instance",
         dropout: bool = False,
         downsample: Literal["stride", "blur"] = "stride",
         upsample: Literal["transpose", "resize", "blur"] = "transpose",
         border: Literal["zero", "reflect"] = "zero",
+        residual: bool = False,
+        statistics: Statistics = "running",
     ) -> None:
         super().__init__()
+        if residual and in_channels != out_channels:
+            raise ConfigError(
+                "A residual network adds to the picture that comes in",
+                found=f"{in_channels} channels in and {out_channels} out",
+                allowed="as many out as in",
+                todo="Leave out residual, or change the channels.",
+            )
+        self.residual = residual
         blur = downsample == "blur"
         self.stem = nn.Conv2d(in_channels, width, 7, padding=3, padding_mode="reflect", bias=False)
-        self.stem_norm = _norm(norm, width)
+        self.stem_norm = _norm(norm, width, statistics)
         self.down = nn.ModuleList(
-            [Down(width, 2 * width, norm, blur, border), Down(2 * width, 4 * width, norm, blur, border)]
+            Down(channels, 2 * channels, norm, blur, border, statistics) for channels in (width, 2 * width)
         )
-        self.blocks = nn.ModuleList([ResidualBlock(4 * width, norm, dropout) for _ in range(blocks)])
+        self.blocks = nn.ModuleList([ResidualBlock(4 * width, norm, dropout, statistics) for _ in range(blocks)])
         self.up = nn.ModuleList(
-            [Up(4 * width, 2 * width, norm, upsample, border), Up(2 * width, width, norm, upsample, border)]
+            Up(2 * channels, channels, norm, upsample, border, statistics) for channels in (2 * width, width)
         )
         self.head = nn.Conv2d(width, out_channels, 7, padding=3, padding_mode="reflect")
-        init_normal(self)
+        if norm == "none":
+            init_he(self, last=self.head)
+        else:
+            init_normal(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """Style a picture.
@@ -139,7 +166,10 @@ class ResnetGenerator(PretrainedMixin, tags=["image-to-image", "resnet"]):
         x = self._start(image)
         for step in (*self.down, *self.blocks, *self.up):
             x = step(x)
-        return self.head(x).tanh()
+        if not self.residual:
+            return self.head(x).tanh()
+        whole = image + self.head(x)
+        return whole if self.training else whole.clamp(-1, 1)
 
     def features(self, image: Tensor, blocks: tuple[int, ...] = (0, 4)) -> list[Tensor]:
         """What CUT compares: the padded picture, both convolutions on the way down, and some blocks.
