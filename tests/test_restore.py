@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from styleforge import ResnetGenerator, data, methods, rng, samples
+from styleforge import data, methods, rng, samples
 from styleforge.damage import HOLE, KINDS, damage
 from styleforge.errors import ConfigError
 from styleforge.methods.base import Batch
+from styleforge.models import RestorationUNet
 from styleforge.quality import Quality
 from styleforge.runs import TrainConfig
 from styleforge.train import train
@@ -57,19 +58,11 @@ def test_kinds_that_cannot_be(kinds, text):
 
 def test_a_residual_network_begins_with_the_picture():
     torch.manual_seed(0)
-    network = ResnetGenerator(width=4, blocks=2, norm="none", residual=True).eval()
+    network = RestorationUNet(width=4, levels=1, blocks=1).eval()
     image = torch.rand(1, 3, 16, 16) * 2 - 1
     assert (network(image) - image).abs().mean() < 0.1
     assert network(image + 5).max() <= 1 < network.train()(image + 5).max(), "clamped in use, not in training"
-    with pytest.raises(ConfigError, match="3 channels in and 1 out"):
-        ResnetGenerator(residual=True, out_channels=1)
-
-
-def test_without_norms_and_biases_a_restoration_scales_with_the_picture():
-    torch.manual_seed(0)
-    network = ResnetGenerator(width=4, blocks=2, norm="none", residual=True)
-    image = torch.rand(1, 3, 16, 16) * 2 - 1
-    assert torch.allclose(network(image / 2), network(image) / 2, atol=1e-6)
+    assert torch.allclose(network(image / 2), network(image) / 2, atol=1e-6), "without biases it scales"
 
 
 @pytest.fixture
@@ -90,12 +83,12 @@ def test_training_removes_noise(clean, tmp_path):
         method="restore",
         target=str(clean),
         output=str(tmp_path / "run"),
-        settings={"width": 8, "blocks": 1, "lr": 3e-3},
+        settings={"width": 8, "levels": 1, "blocks": 1, "lr": 3e-3},
         test_target=str(clean),
         size=32,
         batch_size=4,
-        steps=60,
-        judge_every=60,
+        steps=120,
+        judge_every=120,
         ema=0.0,
     )
     train(config, on_step=lambda progress: None)
@@ -104,12 +97,12 @@ def test_training_removes_noise(clean, tmp_path):
     held = data.Images(None, clean, data.RandomCrop(32, (1.0, 1.0), flip=False)).domains
     squares = samples.squares(methods.build("restore", {}), held, 32, 64)
     unstyled = Quality(pictures=squares, paired=True).unstyled
-    assert measured["l1"] < 0.7 * unstyled["l1"]
+    assert measured["l1"] < 0.8 * unstyled["l1"]
     assert measured["ssim"] > unstyled["ssim"] + 0.1
 
 
 def test_with_a_discriminator_there_are_two_players():
-    method = methods.build("restore", {"gan": 1.0, "width": 4, "blocks": 0, "discriminator_width": 4})
+    method = methods.build("restore", {"gan": 1.0, "width": 4, "levels": 1, "discriminator_width": 4})
     assert [player.name for player in method.players()] == ["d", "generator"]
     batch = Batch(method.prepare({"target": torch.rand(2, 3, 32, 32) * 2 - 1}, rng.generator(0)), 0, 0, 0)
     judged, made = (player.loss(batch) for player in method.players())

@@ -12,21 +12,19 @@ from ..configs import Options, Range, Weight, Width
 from ..damage import check_kinds, damage
 from ..hub import PretrainedMixin
 from ..losses import focal_frequency_loss
-from ..models import PatchDiscriminator, ResnetGenerator
+from ..models import PatchDiscriminator, RestorationUNet
 from .base import Adversary, Batch, Method, Player, Terms
 
 
 class Restore(Method):
-    """A residual network that adds what is missing, near the undamaged picture, in pixels and in frequencies.
-
-    It has no norms, and nothing in it has a bias but the last layer: such networks keep working where the damage is
-    stronger or weaker than any they saw (Mohan et al., 2020), and what they do never depends on far places.
+    """A residual U-Net that adds what is missing, near the undamaged picture, in pixels and in frequencies.
 
     Args:
         kinds: kinds of damage, all done to each picture: "noise", "blur", "jpeg", "low_resolution", "dark", "fade",
             "hole"; see :mod:`styleforge.damage`.
-        width: base channels of the network.
-        blocks: its residual blocks.
+        width: channels of the network at half of the size.
+        levels: times that the size halves after that.
+        blocks: residual blocks of each level.
         l1: weight of the distance to the undamaged picture.
         frequency: weight of the focal frequency loss (Jiang et al., 2021).
         gan: weight of a discriminator that sees damaged and restored side by side, as in pix2pix. With 0 there is
@@ -39,14 +37,15 @@ class Restore(Method):
 
     data = "damaged"
     batch_size = 8
-    paper = "https://arxiv.org/abs/1906.05478"
+    paper = "https://arxiv.org/abs/2008.13751"
 
     def __init__(
         self,
         *,
         kinds: list[str] = ("noise",),  # type: ignore[assignment]
-        width: Width = 32,
-        blocks: Annotated[int, Range(0, 64)] = 6,
+        width: Width = 48,
+        levels: Annotated[int, Range(0, 6)] = 2,
+        blocks: Annotated[int, Range(1, 16)] = 2,
         l1: Weight = 100.0,
         frequency: Weight = 1.0,
         gan: Weight = 0.0,
@@ -58,9 +57,7 @@ class Restore(Method):
         super().__init__()
         check_kinds(kinds)
         self.kinds, self.l1, self.frequency, self.gan, self.lr = tuple(kinds), l1, frequency, gan, lr
-        self.generator = ResnetGenerator(
-            width=width, blocks=blocks, norm="none", upsample="resize", border="reflect", residual=True
-        )
+        self.generator = RestorationUNet(width=width, levels=levels, blocks=blocks)
         self.adversary = Adversary(**adversary)
         if gan:
             self.discriminator = PatchDiscriminator(

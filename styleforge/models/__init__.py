@@ -11,6 +11,7 @@ from .microast import MicroASTGenerator
 from .multiscale import MultiScaleGenerator
 from .patch import MultiScaleDiscriminator, PatchDiscriminator, PixelDiscriminator
 from .resnet import ResnetGenerator
+from .restoration import RestorationUNet
 from .stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
 from .transformer import TransformerNet
 from .ugatit import UGATITDiscriminator, UGATITGenerator
@@ -24,6 +25,7 @@ MODELS: tuple[type[PretrainedMixin], ...] = (
     MicroASTGenerator,
     MultiScaleGenerator,
     ResnetGenerator,
+    RestorationUNet,
     StyleGAN2Generator,
     TransformerNet,
     UGATITGenerator,

@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..configs import Channels, Range, Width
-from ..errors import ConfigError
 from ..hub import Capabilities, PretrainedMixin
-from ..layers import BlurDown, BlurUp, Norm, init_he, init_normal, norm
+from ..layers import BlurDown, BlurUp, init_normal, norm
 
 Statistics = Literal["running", "batch"]
 _PADDING = {"zero": "zeros", "reflect": "reflect"}  # our word: torch's
@@ -19,7 +18,9 @@ _PADDING = {"zero": "zeros", "reflect": "reflect"}  # our word: torch's
 class ResidualBlock(nn.Module):
     """conv3, norm, ReLU, [dropout], conv3, norm, plus the input."""
 
-    def __init__(self, channels: int, kind: Norm, dropout: bool, statistics: Statistics = "running") -> None:
+    def __init__(
+        self, channels: int, kind: Literal["instance", "batch"], dropout: bool, statistics: Statistics = "running"
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect", bias=False)
         self.norm1 = norm(kind, channels, statistics)
@@ -40,7 +41,7 @@ class Down(nn.Module):
         self,
         inputs: int,
         outputs: int,
-        kind: Norm,
+        kind: Literal["instance", "batch"],
         blur: bool,
         border: str,
         statistics: Statistics = "running",
@@ -68,7 +69,7 @@ class Up(nn.Module):
         self,
         inputs: int,
         outputs: int,
-        kind: Norm,
+        kind: Literal["instance", "batch"],
         mode: Literal["transpose", "resize", "blur"],
         border: str,
         statistics: Statistics = "running",
@@ -100,15 +101,13 @@ class ResnetGenerator(PretrainedMixin, tags=["image-to-image", "resnet"]):
         out_channels: channels of the output picture.
         width: channels after the first convolution; 4 times as many in the blocks.
         blocks: residual blocks; 6 for 128 px, 9 from 256 px on.
-        norm: instance norm, batch norm, or "none", for restoration.
+        norm: instance norm, or batch norm.
         dropout: dropout of one half inside the blocks, while training.
         downsample: "stride" (CycleGAN) or "blur" (CUT, against aliasing).
         upsample: "transpose" (CycleGAN; prone to checkerboards), "resize" (nearest) or "blur" (CUT).
         border: padding of the convolutions on the way down and up, "zero" as in the papers, or "reflect", which
             tells the network less about where the edge is (a transposed convolution keeps zeros). With zeros,
             CUT's contrast may teach it stripes along the edges.
-        residual: the network makes what is added to the picture, clamped to [-1, 1] but for training, and not the
-            picture; needs as many channels out as in.
         statistics: for batch norm at test time, "running" ones or those of the picture ("batch").
     """
 
@@ -121,23 +120,14 @@ class ResnetGenerator(PretrainedMixin, tags=["image-to-image", "resnet"]):
         out_channels: Channels = 3,
         width: Width = 64,
         blocks: Annotated[int, Range(0, 64)] = 9,
-        norm: Norm = "instance",
+        norm: Literal["instance", "batch"] = "instance",
         dropout: bool = False,
         downsample: Literal["stride", "blur"] = "stride",
         upsample: Literal["transpose", "resize", "blur"] = "transpose",
         border: Literal["zero", "reflect"] = "zero",
-        residual: bool = False,
         statistics: Statistics = "running",
     ) -> None:
         super().__init__()
-        if residual and in_channels != out_channels:
-            raise ConfigError(
-                "A residual network adds to the picture that comes in",
-                found=f"{in_channels} channels in and {out_channels} out",
-                allowed="as many out as in",
-                todo="Leave out residual, or change the channels.",
-            )
-        self.residual = residual
         blur = downsample == "blur"
         self.stem = nn.Conv2d(in_channels, width, 7, padding=3, padding_mode="reflect", bias=False)
         self.stem_norm = _norm(norm, width, statistics)
@@ -149,10 +139,7 @@ class ResnetGenerator(PretrainedMixin, tags=["image-to-image", "resnet"]):
             Up(2 * channels, channels, norm, upsample, border, statistics) for channels in (2 * width, width)
         )
         self.head = nn.Conv2d(width, out_channels, 7, padding=3, padding_mode="reflect")
-        if norm == "none":
-            init_he(self, last=self.head)
-        else:
-            init_normal(self)
+        init_normal(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """Style a picture.
@@ -166,10 +153,7 @@ class ResnetGenerator(PretrainedMixin, tags=["image-to-image", "resnet"]):
         x = self._start(image)
         for step in (*self.down, *self.blocks, *self.up):
             x = step(x)
-        if not self.residual:
-            return self.head(x).tanh()
-        whole = image + self.head(x)
-        return whole if self.training else whole.clamp(-1, 1)
+        return self.head(x).tanh()
 
     def features(self, image: Tensor, blocks: tuple[int, ...] = (0, 4)) -> list[Tensor]:
         """What CUT compares: the padded picture, both convolutions on the way down, and some blocks.
