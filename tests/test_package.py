@@ -32,30 +32,31 @@ LAYERS = [
         "memory",
         "processes",
         "checkpoint",
+        "repos",
         "state",
         "schedules",
         "tracking",
         "watch",
     ],
-    ["hub"],
+    ["doctor", "hub"],
     ["control", "features", "lora", "recompute"],
     ["engine", "metrics", "models"],
-    ["data", "invert", "methods", "pipeline", "quality"],
+    ["data", "discover", "invert", "methods", "pipeline", "quality"],
     ["adaptation", "batch", "datacheck", "export", "runs", "samples"],
-    ["explain", "report", "video"],
-    ["train"],
-    ["fit"],
+    ["cards", "convert", "explain", "push", "report", "survey", "video"],
+    ["demo", "evaluation_page", "train"],
+    ["evaluate", "fit"],
     ["cli"],
     ["__main__"],
 ]
 # Who may import what, beside torch, numpy, PIL and the standard library.
 HEAVY = {
     "accelerate": {"processes"},
-    "gradio": set(),
+    "gradio": {"demo", "survey"},
     "diffusers": set(),
     "av": {"video"},
     "click": {"cli"},
-    "huggingface_hub": {"hub"},
+    "huggingface_hub": {"doctor", "card", "discover", "hub", "push", "repos", "survey"},
     "onnx": {"export"},
     "onnxruntime": {"export"},
     "ray": {"batch"},
@@ -184,11 +185,14 @@ def test_package_is_marked_as_typed_and_licensed():
 
 
 def test_no_pickle_is_ever_read():
-    """Only safetensors and JSON: nothing in the package may call an unpickler."""
+    """Only safetensors and JSON: nothing in the package may call an unpickler, but the process for strangers' files."""
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
+                if called == "torch.load" and path == PACKAGE / "convert" / "child.py":
+                    assert "weights_only=True" in ast.unparse(node)
+                    continue
                 assert called not in ("torch.load", "pickle.load", "pickle.loads", "eval", "exec", "__import__"), path
 
 

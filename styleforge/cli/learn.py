@@ -1,0 +1,258 @@
+"""Commands that make styles: train, adapt, report, data.
+
+Options of training come from the same signatures that check a configuration: what a method accepts, the command line
+offers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import configs, methods
+from ..errors import ConfigError, UnknownName
+from .options import JSON, REVISION, from_signature, plain_value
+
+
+class Methods(click.Group):
+    """`styleforge train METHOD`; a method's options are made when it is chosen."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """A configuration file names its method itself."""
+        if args and args[0].startswith("--config"):
+            file = args[0].partition("=")[2] or "".join(args[1:2])
+            from ..runs import read_table
+
+            args = [str(read_table(file).get("method", "")), *args]
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The words of all methods."""
+        return list(methods.METHODS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command:
+        """The command that trains one method.
+
+        Raises:
+            click.UsageError: there is no such method; the nearest one is named.
+        """
+        try:
+            return _train_command(name)
+        except UnknownName as error:
+            raise click.UsageError(str(error), ctx) from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of methods, without loading any."""
+        with formatter.section("Methods"):
+            formatter.write_dl([(name, entry.purpose) for name, entry in methods.METHODS.items()])
+
+
+class Styles(click.Group):
+    """`styleforge adapt STYLE`; the options are those of the method that the style is trained on with."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The bundled styles."""
+        from ..hub import bundled_styles
+
+        return list(bundled_styles())
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command:
+        """The command that adapts one style: a bundled one, a folder, or one on the Hub."""
+        return _adapt_command(name, **ctx.params)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The styles at hand, without loading any."""
+        with formatter.section("Styles"):
+            rows = [(name, "bundled") for name in self.list_commands(ctx)]
+            formatter.write_dl([*rows, ("FOLDER", "of a style or a run"), ("ORGANISATION/NAME", "on the Hub")])
+
+
+@click.group(cls=Methods)
+def train() -> None:
+    """Train a style with METHOD from folders of pictures; the same command goes on with a stopped run.
+
+    `styleforge train --config runs/mine/train.json --output runs/again` repeats a run, with changes.
+    """
+
+
+@click.group(cls=Styles)
+@click.option("--method", type=click.Choice(list(methods.METHODS)), help="Where the style does not say it itself.")
+@REVISION
+def adapt(method: str | None, revision: str | None) -> None:
+    """Go on from STYLE with other pictures: a few of them, and a few steps, are enough.
+
+    `styleforge adapt STYLE --help` shows the options: those of training, and how much of the style stays.
+    """
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def report(run: Path) -> None:
+    """Write report.html of RUN anew: curves, pictures over time, what was noticed."""
+    from ..report import write_report
+
+    click.echo(write_report(run))
+
+
+@click.group()
+def data() -> None:
+    """Look at pictures before training on them."""
+
+
+@data.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--size", type=click.IntRange(16, 2048), default=256, show_default=True, help="Side of the squares.")
+@JSON
+def check(folders: tuple[Path, ...], size: int, as_json: bool) -> None:
+    """Find rotten, doubled, tiny and odd pictures in FOLDERS that belong together, such as source and target.
+
+    Exit code 1 when something should be put right before training.
+    """
+    from tqdm import tqdm
+
+    from ..datacheck import check as look
+
+    with tqdm(unit="picture", disable=None, leave=False) as bar:
+
+        def show(done: int, count: int) -> None:
+            bar.total = count
+            bar.update()
+
+        found = look(folders, size=size, progress=show)
+    if as_json:
+        click.echo(json.dumps(found.as_json(), indent=2))
+    else:
+        for row in found.rows:
+            click.echo(f"{row.file} {row.sentence}")
+        click.echo(found.summary)
+    if not found.ok:
+        raise SystemExit(1)
+
+
+def _train_command(name: str) -> click.Command:
+    method = methods.find(name)  # loads torch
+    from ..runs import TrainConfig, run_defaults
+
+    run, method_settings = _run_parameters(name), dict(configs.schema(method.__init__))
+    defaults = methods.settings(name)
+    method_settings.pop("size", None)  # is that of the run
+
+    def callback(fit: bool, max_memory: float | None, **values: Any) -> None:
+        chosen = {k: v for k, v in values.items() if k in method_settings and v != plain_value(defaults.get(k))}
+        plain = {k: v for k, v in values.items() if k in run}
+        told = click.get_current_context().default_map or {}  # by --config
+        _start(TrainConfig(method=name, settings=chosen, adapt=told.get("adapt"), **plain), fit, max_memory)
+
+    options = [
+        _config_option(name),
+        *from_signature(run, TrainConfig, run_defaults(name)),
+        *_fit_options(),
+        *from_signature(method_settings, method, defaults),
+    ]
+    description = f"{methods.METHODS[name].purpose[0].upper()}{methods.METHODS[name].purpose[1:]}. {method.paper}"
+    return click.Command(name, callback=callback, params=options, help=description)
+
+
+def _adapt_command(style: str, method: str | None, revision: str | None) -> click.Command:
+    from ..adaptation import Adaptation, settings_for
+    from ..runs import TrainConfig, run_defaults
+
+    name, known = settings_for(style, revision, method)
+    found = methods.find(name)
+    run = {k: p for k, p in _run_parameters(name).items() if k != "init"}
+    own = {k: p for k, p in configs.schema(found.__init__).items() if k != "size"}
+    adaptation = {k: p for k, p in configs.schema(Adaptation.__init__).items() if k not in ("base", "revision")}
+    defaults = {**methods.settings(name), **known}
+    size = known.pop("size", None)
+
+    def callback(**values: Any) -> None:
+        usual = methods.settings(name)
+        settings = {k: values[k] for k in own if values[k] != plain_value(usual.get(k))}
+        chosen = {k: values[k] for k in adaptation if values[k] != configs.defaults(Adaptation.__init__)[k]}
+        start = {"base": style, "revision": revision, **chosen}
+        config = TrainConfig(method=name, settings=settings, adapt=start, **{k: values[k] for k in run})
+        _start(config, values["fit"], values["max_memory"])
+
+    few = {**run_defaults(name), **({"size": size} if size else {}), "steps": 2000, "save_every": 200}
+    options = [
+        *from_signature(run, TrainConfig, few),
+        *_fit_options(),
+        *from_signature(adaptation, Adaptation, {}),
+        *from_signature({k: p for k, p in own.items() if k not in adaptation}, found, defaults),
+    ]
+    words = f"Go on from {style} with {name}. {found.paper}"
+    return click.Command(style, callback=callback, params=options, help=words)
+
+
+def _run_parameters(name: str) -> dict[str, inspect.Parameter]:
+    """What a run of a method takes on the command line."""
+    from ..data import KINDS
+    from ..runs import TrainConfig
+
+    run = {k: p for k, p in configs.schema(TrainConfig.__init__).items() if k not in ("method", "settings", "adapt")}
+    if "source" not in KINDS[methods.find(name).data].folders:
+        del run["source"]
+    else:
+        run["source"] = run["source"].replace(default=inspect.Parameter.empty)
+    return run
+
+
+def _start(config: Any, fit: bool, max_memory: float | None) -> None:
+    from ..train import train
+
+    if fit:
+        from .. import memory
+        from ..fit import fit as make_fit
+
+        limit = None if max_memory is None else int(max_memory * memory.GIB)
+        plan = make_fit(config, limit, lambda text: click.echo(f"  tried {text}", err=True))
+        click.echo(plan.text, err=True)
+        config = plan.config
+    click.echo(train(config))
+
+
+def _fit_options() -> list[click.Option]:
+    return [
+        click.Option(
+            ["--fit"],
+            type=click.Choice(["off", "auto"]),
+            default="off",
+            show_default=True,
+            callback=lambda ctx, option, value: value == "auto",
+            help="Measure dry steps first, and choose --accumulate, --recompute and at last --size so that they fit "
+            "the memory; the pictures per step stay as they are.",
+        ),
+        click.Option(["--max-memory"], type=click.FloatRange(0.1), help="GiB that --fit may plan with; what is free."),
+    ]
+
+
+def _config_option(method: str) -> click.Option:
+    def fill(ctx: click.Context, option: click.Parameter, file: str | None) -> None:
+        if file is None:
+            return
+        from ..runs import read_table
+
+        table = read_table(file)
+        if table.get("method", method) != method:
+            raise ConfigError(
+                "This configuration is of another method",
+                where=file,
+                found=table["method"],
+                allowed=method,
+                todo=f"Leave out the word {method}: the file names its method.",
+            )
+        settings = table.pop("settings", {})
+        configs.check(methods.find(method).__init__, settings, where=file)
+        ctx.default_map = {**table, **settings}
+
+    return click.Option(
+        ["--config"],
+        is_eager=True,
+        expose_value=False,
+        callback=fill,
+        help="A run's train.json, or a JSON or YAML file like it: what is not given here is as there.",
+    )

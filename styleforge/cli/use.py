@@ -1,0 +1,300 @@
+"""Commands that apply styles: to pictures, many of them, films, noise; and what shows or exports a style."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from ..errors import ConfigError, StyleforgeError
+from .options import (
+    JSON,
+    MAX_MEMORY,
+    OFFLINE,
+    OVERWRITE,
+    PRESERVE_COLOR,
+    REFERENCE,
+    REVISION,
+    STRENGTH,
+    STYLE_SCALE,
+    SUBFOLDER,
+    load,
+    output_option,
+    reference_of,
+    style_option,
+)
+
+LOADED = ("style", "revision", "subfolder", "device", "offline")
+
+
+@click.command()
+@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@style_option(needed=False)
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    help="File for one picture, folder for several; beside the picture by default.",
+)
+@REFERENCE
+@STRENGTH
+@click.option("--mask", help="Picture that is white where to style, or name of a region for --segmenter.")
+@click.option("--mask-fit", is_flag=True, help="Resize a mask of another size.")
+@click.option("--feather", type=float, default=0.0, show_default=True, help="Pixels of soft edge inside the mask.")
+@click.option("--segmenter", help="Image-segmentation model on the Hub that finds regions (extra 'segment').")
+@PRESERVE_COLOR
+@STYLE_SCALE
+@MAX_MEMORY
+@click.option("--float32", is_flag=True, help="Not in bfloat16, where the processor has it.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Threads that read and write.")
+@OVERWRITE
+def stylize(
+    pictures: tuple[Path, ...],
+    output: Path | None,
+    reference: str | None,
+    float32: bool,
+    workers: int,
+    overwrite: bool,
+    **options: Any,
+) -> None:
+    """Style PICTURES: files, or folders with --output. Names are kept, with -styled added, and become PNG."""
+    from .. import images
+    from ..hub import bundled_styles
+
+    options["style"] = options["style"] or next(iter(bundled_styles()), None)
+    if options["style"] is None:
+        raise ConfigError("No style is bundled with this build", todo="Name one with --style.")
+    several = len(pictures) > 1 or (output is not None and (output.is_dir() or not output.suffix))
+    if output is None and any(picture.is_dir() for picture in pictures):
+        raise ConfigError("A folder of pictures needs one for the results", todo="Name it with --output.")
+    if len(pictures) > 1 and output is not None and output.suffix:
+        raise ConfigError("One file cannot hold several pictures", where=output, todo="Give a folder to --output.")
+    pipe = _load(options)
+    pipe.fast = not float32
+    options["style"] = reference_of(reference)
+    if several and output:
+        _batch(pipe, pictures, output, workers=workers, overwrite=overwrite, **options)
+        return
+    failed = 0
+    for picture in pictures:
+        target = output or picture.with_name(f"{picture.stem}-styled.png")
+        begin = time.perf_counter()
+        try:
+            images.save(pipe(picture, **options), target)
+        except StyleforgeError as error:
+            failed += 1
+            click.echo(f"Error: {error}", err=True)
+            continue
+        click.echo(f"{target}  ({time.perf_counter() - begin:.1f} s)")
+    if failed:
+        raise SystemExit(1)
+
+
+@click.command()
+@click.argument("pictures", nargs=-1, required=True)
+@style_option()
+@output_option("Folder for the results.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Threads, or actors of Ray.")
+@click.option("--gpus", type=float, default=0.0, show_default=True, help="GPUs for each actor of Ray.")
+@click.option("--format", type=click.Choice(["png", "jpg", "webp"]), default="png", show_default=True)
+@OVERWRITE
+@REFERENCE
+@STRENGTH
+@PRESERVE_COLOR
+@STYLE_SCALE
+@JSON
+def batch(
+    pictures: tuple[str, ...],
+    output: Path,
+    engine: Literal["local", "ray"],
+    workers: int,
+    gpus: float,
+    reference: str | None,
+    **options: Any,
+) -> None:
+    """Style files, folders and globs in PICTURES; what is done already is skipped, broken ones are listed."""
+    pipe = _load(options)
+    options |= {"actors": workers, "gpus": gpus} if engine == "ray" else {"workers": workers}
+    _batch(pipe, pictures, output, engine, style=reference_of(reference), **options)
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@style_option()
+@click.option("--smooth", type=float, default=0.8, show_default=True, help="How steady: 0 styles frame by frame.")
+@click.option(
+    "--blend", type=float, default=0.0, show_default=True, help="Share of the frame before where little moves."
+)
+@OVERWRITE
+@REFERENCE
+@STRENGTH
+@PRESERVE_COLOR
+def video(source: Path, target: Path, reference: str | None, **options: Any) -> None:
+    """Style the film SOURCE into TARGET; sound and frame times stay. The same command goes on with a stopped one."""
+    from tqdm import tqdm
+
+    from ..video import stylize_video
+
+    pipe = _load(options)
+    with tqdm(unit="frame", disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        made = stylize_video(pipe, source, target, style=reference_of(reference), on_frame=show, **options)
+    click.echo(
+        f"{target}  ({made.frames} frames in {made.seconds:.1f} s, {made.cuts} cuts, "
+        f"flicker {made.flicker:.2f}, warping error {made.warping_error:.4f})"
+    )
+
+
+@click.command()
+@style_option("One that starts from noise: bundled name, folder, or organisation/name on the Hub.")
+@output_option("Folder for the pictures.")
+@click.option("--count", "-n", type=click.IntRange(1), default=8, show_default=True, help="How many pictures.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed makes the same pictures.")
+def generate(output: Path, count: int, seed: int, **options: Any) -> None:
+    """Make new pictures from noise, with a style that starts from noise."""
+    from .. import images
+
+    for number, picture in enumerate(_load(options).generate(count, seed=seed)):
+        click.echo(images.save(picture, output / f"{seed}-{number:04d}.png"))
+
+
+@click.command()
+@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@style_option("A StyleGAN2: folder, or organisation/name on the Hub.")
+@output_option("Folder for what is found.")
+@click.option("--space", type=click.Choice(["w+", "w"]), default="w+", show_default=True, help="w stays better to mix.")
+@click.option("--steps", type=click.IntRange(1), default=500, show_default=True, help="Steps of the search.")
+@click.option("--features", help="Feature network that has to agree too: vgg19, or a local file.")
+@click.option("--from-scale", type=int, help="With two pictures: from this scale on (4, 8, ...) as the second one.")
+@click.option("--between", type=click.IntRange(2), help="With two pictures: so many on the way from one to the other.")
+def invert(
+    pictures: tuple[Path, ...],
+    output: Path,
+    space: Literal["w+", "w"],
+    steps: int,
+    features: str | None,
+    from_scale: int | None,
+    between: int | None,
+    **options: Any,
+) -> None:
+    """Find PICTURES in the codes of a StyleGAN2, and mix two of them (Image2StyleGAN).
+
+    Writes what the generator makes of each picture, the codes (codes.safetensors), and mixtures.
+    """
+    import torch
+
+    from .. import features as feature_networks
+    from .. import images, weights
+    from .. import invert as inversion
+    from ..models import StyleGAN2Generator
+
+    if (from_scale or between) and len(pictures) != 2:
+        raise ConfigError("Mixtures are of two pictures", found=len(pictures), todo="Name two.")
+    style, generator = options["style"], _load(options).model
+    if not isinstance(generator, StyleGAN2Generator):
+        raise ConfigError(
+            "Only the pictures of a StyleGAN2 have codes",
+            where=style,
+            found=type(generator).__name__,
+            todo="Train one with `styleforge train stylegan2`.",
+        )
+    seen = feature_networks.load(features, last=inversion.LAYERS[-1]).to(generator.device) if features else None
+    wanted = torch.cat([images.square(images.read(p), generator.config["size"]) for p in pictures]).to(generator.device)
+    codes = inversion.invert(generator, wanted, space=space, steps=steps, features=seen)
+    named = dict(zip([f"{n}-{p.stem}" for n, p in enumerate(pictures)], codes.split(1), strict=True))
+    if from_scale:
+        named["mixed"] = inversion.mix(codes[:1], codes[1:], from_scale)
+    for n in range(between or 0):
+        named[f"between-{n}"] = inversion.interpolate(codes[:1], codes[1:], n / (between - 1))
+    weights.write(output / "codes.safetensors", {"codes": codes})
+    for name, code in named.items():
+        with torch.no_grad():
+            made = generator.synthesize(code).clamp(-1, 1)
+        file = images.save(images.to_pil(made), output / f"{name}.png")
+        number = name.partition("-")[0]
+        error = (made - wanted[int(number)]).square().mean() / 4 if number.isdecimal() else None
+        click.echo(f"{file}" if error is None else f"{file}  (PSNR {-10 * error.log10():.1f} dB)")
+
+
+@click.command()
+@click.argument("picture", type=click.Path(path_type=Path))
+@style_option()
+@output_option("Folder for the maps.")
+@REFERENCE
+@click.option("--discriminator", help="A style whose training/ holds some; the style itself where it has one.")
+def explain(picture: Path, output: Path, reference: str | None, discriminator: str | None, **options: Any) -> None:
+    """Show where and how much a style changes PICTURE, and what its networks look at."""
+    from ..explain import explain as look
+
+    if discriminator is None and (Path(options["style"]) / "training").is_dir():
+        discriminator = options["style"]
+    found = look(_load(options), picture, reference=reference_of(reference), discriminator=discriminator)
+    found.save(output)
+    click.echo(f"{output}: {', '.join(found.maps)}")
+
+
+@click.command()
+@click.argument("style")
+@output_option("File, for example style.onnx.")
+@click.option("--license", default="", help="Licence of the weights, to be written into the file.")
+@REVISION
+@SUBFOLDER
+@OFFLINE
+def export(style: str, output: Path, license: str, **options: Any) -> None:
+    """Write STYLE as one ONNX graph for pictures of any size, compared with PyTorch before the file is kept."""
+    from ..export import export_onnx
+
+    made = export_onnx(load(style, device="cpu", **options), output, name=Path(style).name, license=license)
+    difference = max(made.differences.values())
+    click.echo(
+        f"{made.file}  ({made.bytes / 1e6:.1f} MB, at most {difference:.1e} from PyTorch, "
+        f"{made.latency_ratio:.2f} times its time)"
+    )
+
+
+def _load(options: dict[str, Any]) -> Any:
+    """The pipeline; what it takes is taken out of the options."""
+    return load(**{name: options.pop(name) for name in LOADED})
+
+
+def _batch(
+    pipe: Any,
+    pictures: Sequence[str | Path],
+    output: Path,
+    engine: Literal["local", "ray"] = "local",
+    as_json: bool = False,
+    **options: Any,
+) -> None:
+    """Style many pictures, a line each; exit code 1 when some could not be."""
+    from ..batch import Item, stylize_many, stylize_with_ray
+
+    items: list[dict[str, Any]] = []
+
+    def show(item: Item) -> None:
+        if as_json:
+            items.append({key: value if value is None else str(value) for key, value in asdict(item).items()})
+        elif item.state == "failed":
+            click.echo(f"Error: {item.reason}", err=True)
+        else:
+            click.echo(item.target if item.state == "done" else f"{item.target}  (done before)")
+
+    run = stylize_many if engine == "local" else stylize_with_ray
+    made = run(pipe, pictures, output, on_item=show, **options)
+    if as_json:
+        click.echo(json.dumps(items, indent=2))
+    click.echo(
+        f"{made.done} styled, {made.skipped} done before, {len(made.failed)} failed, {made.seconds:.1f} s", err=True
+    )
+    if made.failed:
+        raise SystemExit(1)
