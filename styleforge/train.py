@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, data, features, methods, processes, report, rng, runs, samples
+from . import cards, checkpoint, data, features, methods, processes, report, rng, runs, samples
 from .adaptation import ESTIMATES, Adaptation, Adapted, save_training
 from .errors import CheckpointError, ConfigError, ImageError, TrainingDiverged
 from .files import clean, write_text
-from .hub import CARD_NAME, PretrainedMixin
+from .hub import PretrainedMixin
 from .lora import merge
 from .methods.base import Batch, Method, Player
 from .precision import Precision, bf16_is_fast
@@ -156,6 +156,8 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
     begun = step
     method.train()
     voice = Voice(run, chief)
+    told = {"device": _hardware(device), "precision": precision.kind, "pictures": pictures.describe()}
+    told["joint_batch"] = joint_batch
     tracker = open_tracker(config.tracker if chief else "none", run, asdict(config))
     progress = on_step or _progress_bar(config.steps, step, chief)
     if not on_step:
@@ -165,7 +167,7 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
     def save(step: int) -> None:
         if not chief:
             return
-        facts = {"method": config.method, "seconds": round(seconds + time.monotonic() - started, 1)}
+        facts = {"method": config.method, "seconds": round(seconds + time.monotonic() - started, 1), **told}
         facts |= {"rollbacks": rollbacks.state(), "memories": state.facts()}
         try:
             checkpoint.save(run / "checkpoints", step, state.tensors(), facts)
@@ -179,8 +181,10 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
                 ) from error
             voice.event(step, "warning", f"No checkpoint of step {step} ({error}); the one before is kept.")
 
-    def card(step: int) -> dict[str, Any]:
-        return _card_facts(config, method, device, joint_batch, step, seconds + time.monotonic() - started)
+    def publish(folder: Path) -> None:
+        taken = seconds + time.monotonic() - started
+        _publish(folder, method, styles, cards.facts(asdict(config), steps=step, seconds=taken, **told), voice.say)
+        save_training(method, folder, asdict(config))
 
     def draw(step: int) -> data.Batches:
         return data.batches(
@@ -283,7 +287,7 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
                     tracker.log(step, figures)
                     voice.event(step, "status", quality.status(worked / (step - begun), config.steps))
                     if quality.improved:
-                        _publish(run / "best", config, method, styles, card(step))
+                        publish(run / "best")
                 improved, finished = processes.anywhere(accelerator, quality.improved, quality.plateau)
                 if config.schedule == "plateau":
                     plateau.update(improved)
@@ -304,7 +308,7 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
     # Publish. Cards of a run tell of the run, so a longer one writes them anew; a finished one leaves them alone.
     published = run / "checkpoints" / "published"  # written last: a kill on the way is made good by the next start
     if chief and (not published.exists() or published.read_text() != str(step) or not (run / "style").exists()):
-        _publish(run / "style", config, method, styles, card(step))
+        publish(run / "style")
         for name in ("latest", *([f"step-{step:08d}"] if config.sample_every else [])):
             samples.sheet(run / "samples" / f"{name}.jpg", method, styles, rows, device)
         write_text(published, str(step))
@@ -529,16 +533,19 @@ def _measure(
 
 
 def _publish(
-    folder: Path, config: TrainConfig, method: Method, styles: dict[str, PretrainedMixin], facts: dict[str, Any]
+    folder: Path,
+    method: Method,
+    styles: dict[str, PretrainedMixin],
+    facts: dict[str, Any],
+    say: Callable[[str], None],
 ) -> None:
-    """Write the style with its cards, and what others need to train it on."""
+    """Write the networks of a style with their cards."""
     for name, style in styles.items():
         with samples.evaluating(style):
             written = merge(style).save_pretrained(folder / name)
-        write_text(written / CARD_NAME, str(style.generate_model_card(**facts, subfolder=name)))
+        cards.publish_card(written, style, {**facts, "subfolder": name}, say)
     if isinstance(method, Adapted):
         method.save_adapters(styles, folder)
-    save_training(method, folder, asdict(config))
 
 
 def _first_batches(config: TrainConfig, method: Method, pictures: data.Data, device: torch.device) -> Iterator[Batch]:
@@ -601,26 +608,10 @@ def _check_size(size: int, method: nn.Module) -> None:
             )
 
 
-def _card_facts(
-    config: TrainConfig, method: Any, device: torch.device, joint_batch: int, steps: int, seconds: float
-) -> dict[str, Any]:
+def _hardware(device: torch.device) -> str:
     if device.type == "cpu":
-        hardware = f"{torch.get_num_threads()} CPU threads"
-    else:
-        hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {
-        "name": Path(config.output).name,
-        "license": config.license,
-        "tags": [config.method],
-        "training": {
-            "Method": f"[{config.method}]({method.paper})",
-            "Steps": f"{steps} of {joint_batch} pictures",
-            "Size": f"{config.size} px",
-            "Time": f"{seconds / 3600:.2f} h on {hardware}",
-            "Settings": ", ".join(f"{k} {v}" for k, v in config.settings.items()) or "defaults",
-            "Seed": config.seed,
-        },
-    }
+        return f"{torch.get_num_threads()} CPU threads"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 @contextmanager

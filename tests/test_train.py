@@ -17,7 +17,7 @@ import tiny
 import torch
 from PIL import Image
 
-from styleforge import StylePipeline, checkpoint, methods, processes
+from styleforge import StylePipeline, checkpoint, data, methods, processes
 from styleforge.errors import CheckpointError, ConfigError, DataError, MissingExtra, TrainingDiverged, UnknownName
 from styleforge.methods.base import Batch, Method, Player
 from styleforge.runs import TrainConfig
@@ -86,7 +86,7 @@ def same(a, b):
 def test_a_run_leaves_a_style_a_log_samples_and_a_checkpoint(config, folders, method):
     settings, size = tiny.settings(method), tiny.SIZE_OF.get(method, 32)
     kind = methods.find(method).data
-    source = None if kind == "images" else folders[0]
+    source = folders[0] if "source" in data.KINDS[kind].folders else None
     target = {"paired": folders[0], "styles": f"{folders[1]}/0.png"}.get(kind, folders[1])
     changes = {"source": source, "target": target, "size": size, "batch_size": 2, "settings": settings}
     style = train(config(method=method, **changes), quiet)
