@@ -8,56 +8,37 @@ configuration has been checked and the tensors' names and shapes agree with it.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import itertools
 import json
 import os
-import re
 import reprlib
 import tempfile
-from collections.abc import Callable, Iterable
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from huggingface_hub import CommitOperationAdd, HfApi, ModelHubMixin, hf_hub_download
-from huggingface_hub import errors as hub_errors
-from huggingface_hub.utils import httpx
+from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from . import __version__, card, configs, weights
 from .errors import (
     ConfigError,
-    CorruptFileError,
-    GatedRepo,
-    HubUnavailable,
     ImageError,
     NotAStyle,
-    PushConflict,
-    PushRefused,
-    RepoError,
-    RepoNotFound,
-    RevisionNotFound,
     StyleforgeError,
     UnknownName,
-    UnsafeFileError,
     WeightsError,
     WeightsMismatch,
     nearest,
 )
 from .files import replacing_folder, write_text
-
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
-CARD_NAME = "README.md"
-MAX_CONFIG_BYTES = 64 * 1024
-BUNDLED = Path(__file__).with_name("styles")
-_LITTER = (".tmp", ".part", ".incomplete")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+from .repos import BUNDLED as BUNDLED
+from .repos import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, StyleFiles, fetch, first_line, push_folder
+from .repos import MAX_CONFIG_BYTES as MAX_CONFIG_BYTES
+from .repos import bundled_styles as bundled_styles
+from .repos import fetch_file as fetch_file
 
 
 @dataclass(frozen=True)
@@ -84,16 +65,6 @@ class Capabilities:
     output: Literal["image", "logits"] = "image"
     strength: bool = False
     styles: int = 1
-
-
-@dataclass(frozen=True)
-class StyleFiles:
-    """Where one style lies, and its configuration; weights and configuration come from one commit."""
-
-    config: dict[str, Any]
-    weights: Path
-    where: str
-    commit: str | None = None
 
 
 class PretrainedMixin(
@@ -275,7 +246,7 @@ class PretrainedMixin(
         except (RuntimeError, AssertionError) as error:  # no such kind of device, none of them here, or full
             raise ConfigError(
                 "This device cannot be used",
-                found=f"{str(device)!r} ({_first_line(error)})",
+                found=f"{str(device)!r} ({first_line(error)})",
                 allowed="cpu, or cuda, mps, xpu where torch finds one",
                 todo="Choose another device.",
             ) from error
@@ -387,207 +358,6 @@ def architecture(files: StyleFiles) -> type[PretrainedMixin]:
     return PretrainedMixin.architectures[name]
 
 
-# -- fetching --
-
-
-def bundled_styles() -> list[str]:
-    """Names of the styles that come with the package."""
-    return sorted(p.parent.name for p in BUNDLED.glob(f"*/{CONFIG_NAME}"))
-
-
-def fetch(
-    name: str | os.PathLike[str],
-    *,
-    revision: str | None = None,
-    subfolder: str = "",
-    token: str | bool | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    local_files_only: bool = False,
-    force_download: bool = False,
-) -> StyleFiles:
-    """Find a style and its configuration; arguments as in :meth:`PretrainedMixin.from_pretrained`."""
-    inside = PureWindowsPath(subfolder)  # knows both kinds of slashes
-    if ".." in inside.parts or inside.anchor:
-        raise UnsafeFileError(
-            "A subfolder must lie inside its repository", found=subfolder, todo="Name a plain folder."
-        )
-    if os.path.isdir(name):
-        return _local(Path(name) / subfolder, str(name))
-    if str(name) in bundled_styles():
-        return _local(BUNDLED / str(name) / subfolder, str(name))
-    if os.path.isfile(name):
-        raise (
-            _foreign_file(Path(name))
-            if Path(name).suffix.lower() in _PICKLES
-            else NotAStyle(
-                "A style is a folder, not a file",
-                where=name,
-                todo=f"Give the folder that holds {CONFIG_NAME}.",
-            )
-        )
-    repo = str(name)
-    if repo.count("/") != 1 or repo.startswith((".", "/", "~")) or not isinstance(name, str):
-        raise RepoNotFound(
-            "No such style",
-            found=f"'{repo[:200]}', which is neither a folder here nor organisation/name on the Hub",
-            allowed=f"the bundled {', '.join(bundled_styles()) or 'styles (none in this build)'}",
-            todo=f"{nearest(repo, bundled_styles())}Check the spelling.",
-        )
-    options: dict[str, Any] = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
-    with _hub_errors(repo, revision):
-        commit = HfApi().resolve_revision(repo, revision=revision, **options).resolved
-    where = f"{repo}@{commit[:8]}" + (f"/{subfolder}" if subfolder else "")
-    download = functools.partial(
-        hf_hub_download,
-        repo,
-        subfolder=subfolder or None,
-        revision=commit,
-        force_download=force_download,
-        **options,
-    )
-    with _hub_errors(
-        repo, revision, missing=lambda: _not_a_style(where, _remote_files(repo, commit, subfolder, token))
-    ):
-        config = _read_config(Path(download(filename=CONFIG_NAME)), where)
-        path = Path(download(filename=WEIGHTS_NAME))
-        _check_digest(path, where)
-        return StyleFiles(config, path, where, commit)
-
-
-def fetch_file(repo: str, filename: str, *, commit: str, digest: str) -> Path:
-    """One file of the Hub, or of its cache, that must be the one we know.
-
-    Args:
-        repo: `organisation/name`.
-        filename: inside the repository.
-        commit: of the repository.
-        digest: SHA-256 of the file.
-
-    Raises:
-        RepoError: not found, gated, or offline and not in the cache.
-        CorruptFileError: it is another file.
-    """
-    with _hub_errors(repo, commit):
-        path = Path(hf_hub_download(repo, filename, revision=commit))
-    _check_digest(path, f"{filename} of {repo}", digest)
-    return path
-
-
-def push_folder(
-    folder: str | os.PathLike[str],
-    repo_id: str,
-    *,
-    commit_message: str | None = None,
-    private: bool | None = None,
-    token: str | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
-) -> str:
-    """Upload a style folder to the Hub in one commit; the repository is made when it does not exist.
-
-    A `README.md` that is already on the Hub is left alone: people edit it there.
-
-    Returns:
-        The address of the commit, or of the pull request.
-
-    Raises:
-        NotAStyle: the folder holds no style.
-        PushRefused: no token, no right to write there, or `private` where everybody can read already.
-        PushConflict: somebody else pushed in the meantime; nothing of this push arrives.
-        HubUnavailable: network trouble.
-    """
-    folder = Path(folder)
-    _local(folder, str(folder))  # raises when it is not a style
-    if create_pr and revision not in (None, "main"):
-        raise PushRefused(
-            "A pull request goes to the main branch",
-            where=repo_id,
-            found=f"create_pr=True with revision={revision!r}",
-            todo="Leave out one of the two.",
-        )
-    api = HfApi(token=token)
-    with _hub_errors(repo_id, revision, pushing=True):
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        if private and not api.repo_info(repo_id).private:
-            raise PushRefused(
-                "This repository is public",
-                where=repo_id,
-                found="private=True",
-                todo="Make it private on its page on the Hub, or push without private=True.",
-            )
-        # Of two pushes at once the second would be based on an old commit, and is refused.
-        head = api.repo_info(repo_id, revision=revision).sha
-        there = set(api.list_repo_files(repo_id, revision=head))
-        commit = api.create_commit(
-            repo_id,
-            [
-                CommitOperationAdd(name, _at_home(path, repo_id))
-                for name, path in _publishable(folder)
-                if not (name.endswith(CARD_NAME) and name in there)
-            ],
-            commit_message=commit_message or f"Upload style with styleforge {__version__}",
-            revision=revision,
-            create_pr=create_pr,
-            parent_commit=head,
-        )
-        return commit.pr_url or commit.commit_url
-
-
-def _at_home(path: Path, repo_id: str) -> Path | bytes:
-    """A file to upload; a card that did not know yet where it would live now does."""
-    if path.name != CARD_NAME:
-        return path
-    return path.read_text(encoding="utf-8").replace(card.SOMEWHERE, repo_id).encode()
-
-
-def _publishable(folder: Path) -> list[tuple[str, Path]]:
-    """Names in the repository and paths of what belongs to a style: no hidden or unfinished files, no pickles."""
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return [
-        (name, path)
-        for name, path in files.items()
-        if not any(part.startswith(".") for part in name.split("/"))
-        and path.suffix.lower() not in (*_PICKLES, *_LITTER)
-    ]
-
-
-def _local(folder: Path, where: str) -> StyleFiles:
-    if not folder.is_dir():
-        raise RepoNotFound("No such folder", where=folder, todo="Check the path and the subfolder.")
-    if not (folder / CONFIG_NAME).is_file() or not (folder / WEIGHTS_NAME).is_file():
-        raise _not_a_style(where, [p.name for p in folder.iterdir()])
-    return StyleFiles(_read_config(folder / CONFIG_NAME, where), folder / WEIGHTS_NAME, where)
-
-
-def _read_config(path: Path, where: str) -> dict[str, Any]:
-    size = path.stat().st_size
-    if size > MAX_CONFIG_BYTES:
-        raise ConfigError(
-            f"{CONFIG_NAME} is too large",
-            where=where,
-            found=f"{size} bytes",
-            allowed=f"up to {MAX_CONFIG_BYTES}",
-            todo="This is not a configuration of styleforge.",
-        )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=weights.unique_keys)
-    except (ValueError, RecursionError) as error:  # ValueError covers bad JSON, bad UTF-8 and a key that stands twice
-        raise CorruptFileError(
-            f"{CONFIG_NAME} is not JSON",
-            where=where,
-            found=error,
-            todo="Download it again (force_download=True), or ask its author.",
-        ) from error
-    if not isinstance(config, dict):
-        raise CorruptFileError(
-            f"{CONFIG_NAME} is not a table of settings",
-            where=where,
-            found=type(config).__name__,
-            todo="Ask its author.",
-        )
-    return config
-
-
 def _compare(ours: dict[str, Tensor], theirs: dict[str, weights.TensorInfo], where: str) -> None:
     """Names and shapes of a network against those of a file, before any tensor is read."""
     missing = sorted(set(ours) - set(theirs))
@@ -626,27 +396,6 @@ def _interchangeable(theirs: torch.dtype, ours: torch.dtype) -> bool:
     return theirs == ours or (theirs.is_floating_point and ours.is_floating_point)
 
 
-def _check_digest(path: Path, where: str, expected: str = "") -> None:
-    """Compare a file of the Hub's cache with a SHA-256, or with its name there: for a large file, that is one.
-
-    The Hub's client compares sizes only, so a flipped bit or a cut file would stay in the cache for good.
-    """
-    # One link only: the next may lead to a store of many repositories, which names its files otherwise.
-    expected = expected or (Path(os.readlink(path)).name if path.is_symlink() else "")
-    if not re.fullmatch("[0-9a-f]{64}", expected):  # a cache without links, or a server without LFS
-        return
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
-        raise CorruptFileError(
-            f"{path.name} was damaged on its way, or in the cache",
-            where=where,
-            found=f"SHA-256 {found[:8]}...",
-            allowed=f"{expected[:8]}...",
-            todo="Download it again (force_download=True).",
-        )
-
-
 def _refuse_tied(tensors: dict[str, Tensor], where: str) -> None:
     """Tensors that share memory would be stored twice, and part on loading."""
     spans = sorted(
@@ -669,136 +418,3 @@ def _extent(tensor: Tensor) -> int:
     """Bytes from the first element of a tensor to the end of its last."""
     steps = zip(tensor.shape, tensor.stride(), strict=True)
     return tensor.element_size() * (1 + sum((size - 1) * stride for size, stride in steps))
-
-
-def _foreign_file(path: Path | str) -> UnsafeFileError:
-    return UnsafeFileError(
-        "Pickle files can run code and are not loaded",
-        where=path,
-        allowed=f"a folder with {CONFIG_NAME} and {WEIGHTS_NAME}",
-        todo="Ask its author for safetensors.",
-    )
-
-
-def _not_a_style(where: str, files: Iterable[str]) -> RepoError | UnsafeFileError:
-    """The error for a place without our two files, after a look at what is there instead."""
-    files = sorted(files)
-    pickles = [file for file in files if file.lower().endswith(_PICKLES)]
-    if WEIGHTS_NAME not in files and pickles:
-        return _foreign_file(f"{where}: {pickles[0]}")
-    return NotAStyle(
-        "This is not a styleforge style",
-        where=where,
-        found=", ".join(files[:6]) or "no files",
-        allowed=f"a place with {CONFIG_NAME} and {WEIGHTS_NAME}",
-        todo="Check the name, or the subfolder.",
-    )
-
-
-def _remote_files(repo: str, commit: str, subfolder: str, token: str | bool | None) -> list[str]:
-    prefix = f"{subfolder.strip('/')}/" if subfolder else ""
-    try:
-        files = HfApi().list_repo_files(repo, revision=commit, token=token)
-    except Exception:  # only used to explain another error
-        return []
-    return [file.removeprefix(prefix) for file in files if file.startswith(prefix)]
-
-
-@contextmanager
-def _hub_errors(
-    repo: str,
-    revision: str | None,
-    *,
-    missing: Callable[[], Exception] | None = None,
-    pushing: bool = False,
-) -> Any:
-    """Turn what the Hub client raises into our tree, in plain words."""
-    try:
-        yield
-    except StyleforgeError:
-        raise
-    except hub_errors.GatedRepoError as error:
-        raise GatedRepo(
-            "This repository asks for permission",
-            where=repo,
-            todo="Accept its terms on its page on the Hub and pass token=, or log in with `hf auth login`.",
-        ) from error
-    except hub_errors.RevisionNotFoundError as error:
-        raise RevisionNotFound(
-            "No such revision",
-            where=repo,
-            found=repr(revision),
-            todo="Look at its branches, tags and commits on the Hub.",
-        ) from error
-    except (hub_errors.LocalEntryNotFoundError, hub_errors.RevisionResolutionError) as error:
-        raise _unavailable(repo, error, pushing) from error
-    except hub_errors.RepositoryNotFoundError as error:
-        if pushing:
-            raise _refused(repo, error) from error
-        raise RepoNotFound(
-            "No such repository on the Hub",
-            where=repo,
-            todo=f"{nearest(repo, bundled_styles())}Check the name; a private one needs token= or `hf auth login`.",
-        ) from error
-    except hub_errors.EntryNotFoundError as error:
-        raise (missing() if missing else _unavailable(repo, error, pushing)) from error
-    except hub_errors.HFValidationError as error:
-        raise RepoNotFound(
-            "This is no name of a repository", where=repo, found=error, todo="Check the name."
-        ) from error
-    except hub_errors.LocalTokenNotFoundError as error:
-        raise _refused(repo, error) from error
-    except hub_errors.HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        if pushing and status == 412:
-            raise PushConflict(
-                "Somebody else has pushed to this repository in the meantime",
-                where=repo,
-                todo="Look at what changed on the Hub, and push again.",
-            ) from error
-        if pushing and status in (400, 401, 403, 409):
-            raise _refused(repo, error) from error
-        if status in (401, 403):
-            raise GatedRepo(
-                "The Hub refuses access to this repository",
-                where=repo,
-                found=_first_line(error),
-                todo="Check the token: `hf auth whoami`.",
-            ) from error
-        raise _unavailable(repo, error, pushing) from error
-    except ValueError as error:  # the client: arguments that exclude each other, or a forced download that failed
-        if pushing:
-            raise _refused(repo, error) from error
-        raise _unavailable(repo, error.__cause__ or error) from error
-    except (httpx.HTTPError, OSError) as error:
-        raise _unavailable(repo, error, pushing) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
-
-
-def _unavailable(repo: str, error: BaseException, pushing: bool = False) -> HubUnavailable:
-    if pushing:
-        return HubUnavailable(
-            "The Hub cannot be reached",
-            where=repo,
-            found=_first_line(error),
-            todo="Check the network (and HF_HUB_OFFLINE, HF_ENDPOINT), and push again.",
-        )
-    return HubUnavailable(
-        "The Hub cannot be reached and the cache does not hold this style",
-        where=repo,
-        found=_first_line(error),
-        todo="Check the network (and HF_HUB_OFFLINE, HF_ENDPOINT), or use a bundled style: "
-        f"{', '.join(bundled_styles()) or 'none in this build'}.",
-    )
-
-
-def _refused(repo: str, error: Exception) -> PushRefused:
-    return PushRefused(
-        "The Hub refused the push",
-        where=repo,
-        found=_first_line(error),
-        todo="Log in with `hf auth login` (a token with write access) and check that the name is yours.",
-    )

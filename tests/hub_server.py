@@ -1,8 +1,9 @@
 """A stand-in for the Hugging Face Hub, in memory, on 127.0.0.1: what `huggingface_hub` 2.x asks for.
 
-Repositories, commits, branches, tags, pull requests, uploads (regular and LFS), downloads with ranges, listings;
-private and gated repositories; and trouble on demand: damaged files and a server that is down. Xet is never
-offered, so LFS uploads need `HF_HUB_DISABLE_XET=1`. It answers no 5xx, which the client would retry for 23 s.
+Repositories, commits, branches, tags, pull requests, uploads (regular and LFS), downloads with ranges, listings with
+pages; private and gated repositories, and those of others; and trouble on demand: damaged files, tokens that have
+expired, slow and cut connections, and a server that is down. Xet is never offered, so LFS uploads need
+`HF_HUB_DISABLE_XET=1`. It answers no 5xx, which the client would retry for 23 s.
 
 `HF_ENDPOINT` must be :attr:`HubServer.url` before `huggingface_hub` is imported.
 """
@@ -13,16 +14,18 @@ import base64
 import fnmatch
 import hashlib
 import json
+import math
 import re
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 import yaml
 
@@ -133,7 +136,9 @@ class Repo:
     def info(self, revision: str | None = None, sizes: bool = False) -> dict[str, Any]:
         """What the Hub's API tells of a repository."""
         commit = self.find(revision)
-        card = _front_matter(commit.tree["README.md"].data.decode()) if "README.md" in commit.tree else {}
+        card: dict[str, Any] = {}
+        with suppress(yaml.YAMLError):
+            card = _front_matter(commit.tree["README.md"].data.decode()) if "README.md" in commit.tree else {}
         tags = [*_list(card.get("library_name")), *_list(card.get("pipeline_tag")), *_list(card.get("tags"))]
         if any(path.endswith(".safetensors") for path in commit.tree):
             tags.append("safetensors")
@@ -158,6 +163,7 @@ class Repo:
             ],
             "tags": list(dict.fromkeys(tags)),
             "cardData": card,
+            "safetensors": _safetensors(commit.tree),
             "library_name": card.get("library_name"),
             "pipeline_tag": card.get("pipeline_tag"),
             "spaces": [],
@@ -176,6 +182,11 @@ class HubServer:
         before: called with every request before it is answered; may change the repositories.
         damage: file name to a function from its bytes to those that a download gets instead; their announced
             size and hash stay those of the true file.
+        expired: tokens that are no longer valid.
+        cut: called with every request; the connection breaks after so many bytes of the answer's body, with 0 before
+            any of the answer, with -1 before anything is done, with None not at all.
+        pace: seconds that each tenth of an answer takes.
+        page: how many repositories a page of a listing has.
     """
 
     def __init__(self, *, lfs: bool = True, user: str = "tester", organisations: tuple[str, ...] = ("org",)):
@@ -196,6 +207,10 @@ class HubServer:
             self.log: list[Request] = []
             self.before: Callable[[Request], None] | None = None
             self.damage: dict[str, Callable[[bytes], bytes]] = {}
+            self.expired: set[str] = set()
+            self.cut: Callable[[Request], int | None] = lambda request: None
+            self.pace = 0.0
+            self.page = 1000
 
     def start(self) -> None:
         """Listen, at the same port as before."""
@@ -274,6 +289,8 @@ class HubServer:
 
     def _route(self, request: Request) -> Any:
         path = request.path
+        if request.token in self.expired:
+            raise Refusal(401, "", "Invalid credentials in Authorization header")
         if path == "/api/whoami-v2":
             _need_token(request)
             return {"type": "user", "name": self.user, "orgs": [{"name": o} for o in self.organisations]}
@@ -284,7 +301,7 @@ class HubServer:
         if match := re.fullmatch(r"/lfs/([0-9a-f]{64})", path):
             return self._object(request, match[1])
         if re.fullmatch(r"/.+\.git/info/lfs/objects/batch", path):
-            _need_token(request)
+            _need_token(request)  # whoever may propose something may upload
             return self._lfs_batch(request.json()["objects"])
         if match := re.fullmatch(r"/(?:(dataset|space)s/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             repo = self._visible(request, match[1] or "model", match[2])
@@ -298,16 +315,28 @@ class HubServer:
 
     def _visible(self, request: Request, kind: str, repo_id: str) -> Repo:
         repo = self.repos.get((kind, repo_id))
-        if repo is None or (repo.private and not request.token):
+        if repo is None or not self._may_see(request, repo):
             raise Refusal(404 if request.token else 401, "RepoNotFound", "Repository not found")
         return repo
+
+    def _may_see(self, request: Request, repo: Repo) -> bool:
+        return not repo.private or (request.token is not None and self._is_mine(repo.id.split("/")[0]))
+
+    def _is_mine(self, owner: str) -> bool:
+        return owner in (self.user, *self.organisations)
+
+    def _need_right(self, request: Request, owner: str) -> None:
+        """To write to a repository; to propose something, anybody has it."""
+        _need_token(request)
+        if not self._is_mine(owner) and "create_pr" not in request.query and "/discussions" not in request.path:
+            raise Refusal(403, "", "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request")
 
     def _create_or_delete(self, request: Request, action: str) -> Any:
         _need_token(request)
         wish = request.json()
         kind, owner = wish.get("type") or "model", wish.get("organization") or self.user
         key = (kind, f"{owner}/{wish['name']}")
-        if owner not in (self.user, *self.organisations):
+        if not self._is_mine(owner):
             raise Refusal(403, "", f'You don\'t have the rights to create a model under the namespace "{owner}"')
         if action == "delete":
             self._visible(request, *key)
@@ -321,11 +350,9 @@ class HubServer:
         repo.commit("main", "initial commit", {".gitattributes": Blob(attributes.encode(), False)})
         return known
 
-    def _search(self, request: Request, kind: str) -> list[dict[str, Any]]:
+    def _search(self, request: Request, kind: str) -> Answer:
         query = request.query
-        infos = [
-            repo.info() for repo in self.repos.values() if repo.kind == kind and (request.token or not repo.private)
-        ]
+        infos = [repo.info() for repo in self.repos.values() if repo.kind == kind and self._may_see(request, repo)]
         found = [
             info
             for info in infos
@@ -334,11 +361,23 @@ class HubServer:
             and query.get("pipeline_tag", [info["pipeline_tag"]])[0] == info["pipeline_tag"]
             and query.get("search", [""])[0].lower() in info["id"].lower()
         ]
-        return sorted(found, key=lambda info: info["lastModified"], reverse=True)
+        found.sort(key=lambda info: info["lastModified"], reverse=True)
+        begin = int(query.get("cursor", ["0"])[0])
+        size = min(self.page, int(query.get("limit", [self.page])[0]))
+        if wanted := query.get("expand"):
+            found = [
+                {"_id": info["_id"], "id": info["id"], **{key: info[key] for key in wanted if key in info}}
+                for info in found
+            ]
+        headers = {}
+        if begin + size < len(found):
+            following = urlencode({**query, "cursor": begin + size}, doseq=True)
+            headers["Link"] = f'<{self.url}{request.path}?{following}>; rel="next"'
+        return Answer(_json(found[begin : begin + size]), 200, headers)
 
     def _repo_api(self, request: Request, repo: Repo, what: str, rest: str) -> Any:
         if request.method != "GET" and what != "paths-info":
-            _need_token(request)
+            self._need_right(request, repo.id.split("/")[0])
         if what == "revision":
             return repo.info(rest, sizes="blobs" in request.query)
         if what == "preupload":
@@ -392,29 +431,35 @@ class HubServer:
     def _commit(self, request: Request, repo: Repo, branch: str) -> dict[str, Any]:
         if branch not in repo.branches:
             raise Refusal(404, "RevisionNotFound", f"Invalid rev id: {branch}")
-        tree, title = dict(repo.find(branch).tree), ""
-        for line in request.body.splitlines():
-            operation = json.loads(line)
-            key, value = operation["key"], operation["value"]
-            if key == "header":
-                title = value["summary"]
-                if not repo.branches[branch].startswith(value.get("parentCommit") or ""):
-                    raise Refusal(412, "", "A commit has happened since. Please refresh and try again.")
-            elif key == "file":
-                tree[value["path"]] = Blob(base64.b64decode(value["content"]), False)
-            elif key == "lfsFile":
-                tree[value["path"]] = Blob(self.objects[value["oid"]], True)
-            elif key == "deletedFile":
-                del tree[value["path"]]
-            else:
-                raise Refusal(400, "", f"hub_server has no operation {key}")
+        (header, *operations), proposed = map(json.loads, request.body.splitlines()), "create_pr" in request.query
+        title, parent = header["value"]["summary"], header["value"].get("parentCommit")
+        if parent and not proposed and not repo.branches[branch].startswith(parent):
+            raise Refusal(412, "", "A commit has happened since. Please refresh and try again.")
+        tree = dict(repo.find(parent if parent and proposed else branch).tree)
+        for operation in operations:
+            self._apply(tree, operation["key"], operation["value"])
         answer: dict[str, Any] = {"success": True, "hookOutput": ""}
-        if "create_pr" in request.query:
+        if proposed:
             number = self._open_pull(repo, title, branch)
             branch = f"refs/pr/{number}"
             answer["pullRequestUrl"] = f"{self.url}/{repo.id}/discussions/{number}"
         commit = repo.commit(branch, title, tree)
         return {**answer, "commitUrl": f"{self.url}/{repo.id}/commit/{commit.oid}", "commitOid": commit.oid}
+
+    def _apply(self, tree: Tree, key: str, value: Mapping[str, Any]) -> None:
+        path = value["path"]
+        if key == "file":
+            tree[path] = Blob(base64.b64decode(value["content"]), False)
+        elif key == "lfsFile":
+            tree[path] = Blob(self.objects[value["oid"]], True)
+        elif key in ("deletedFile", "deletedFolder"):
+            gone = [name for name in tree if name == path or name.startswith(f"{path.rstrip('/')}/")]
+            if not gone:
+                raise Refusal(400, "", f"{path} does not exist")
+            for name in gone:
+                del tree[name]
+        else:
+            raise Refusal(400, "", f"hub_server has no operation {key}")
 
     def _open_pull(self, repo: Repo, title: str, branch: str = "main") -> int:
         repo.pulls.append(title)
@@ -498,23 +543,40 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
         def _handle(self) -> None:
             parts = urlsplit(self.path)
             authorisation = self.headers.get("Authorization") or ""
-            answer = hub.answer(
-                Request(
-                    method=self.command,
-                    path=parts.path,
-                    host=(self.headers.get("Host") or "").split(":")[0],
-                    token=authorisation.removeprefix("Bearer ") or None,
-                    query=parse_qs(parts.query),
-                    body=self._body(),
-                    range=self.headers.get("Range") or "",
-                )
+            request = Request(
+                method=self.command,
+                path=parts.path,
+                host=(self.headers.get("Host") or "").split(":")[0],
+                token=authorisation.removeprefix("Bearer ") or None,
+                query=parse_qs(parts.query),
+                body=self._body(),
+                range=self.headers.get("Range") or "",
             )
+            cut = hub.cut(request)
+            if cut == -1:
+                return self._hang_up()
+            answer = hub.answer(request)
+            if cut == 0:
+                return self._hang_up()
             self.send_response(answer.status)
             for name, value in {"Content-Length": str(len(answer.body)), **answer.headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(answer.body)
+                self._write(answer.body[:cut])
+            if cut is not None:
+                self._hang_up()
+
+        def _write(self, body: bytes) -> None:
+            piece = -(-len(body) // 10) or 1 if hub.pace else len(body) or 1
+            for begin in range(0, len(body), piece):
+                time.sleep(hub.pace)
+                self.wfile.write(body[begin : begin + piece])
+
+        def _hang_up(self) -> None:
+            self.close_connection = True
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
 
         def _body(self) -> bytes:
             if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
@@ -577,6 +639,21 @@ def _is_large(path: str, size: int) -> bool:
 
 def _git_oid(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def _safetensors(tree: Tree) -> dict[str, Any] | None:
+    """Parameters by type, as the Hub reads them from the header."""
+    if "model.safetensors" not in tree:
+        return None
+    data, counts = tree["model.safetensors"].data, Counter[str]()
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except ValueError:
+        return None
+    for name, info in header.items():
+        if name != "__metadata__":
+            counts[info["dtype"]] += math.prod(info["shape"])
+    return {"parameters": dict(counts), "total": counts.total()}
 
 
 def _list(value: Any) -> list[Any]:

@@ -23,7 +23,7 @@ import torch
 from hub_server import HubServer
 from torch import nn
 
-from styleforge import card, configs, files
+from styleforge import card, configs, files, repos
 from styleforge import hub as styleforge_hub
 from styleforge.configs import Range
 from styleforge.errors import (
@@ -368,7 +368,7 @@ def test_a_folder_comes_first(hub, tmp_path, monkeypatch):
 
 def test_bundled_styles(hub, tmp_path, monkeypatch):
     tiny(1).save_pretrained(tmp_path / "styles/rain-monet")
-    monkeypatch.setattr(styleforge_hub, "BUNDLED", tmp_path / "styles")
+    monkeypatch.setattr(repos, "BUNDLED", tmp_path / "styles")
     assert bundled_styles() == ["rain-monet"]
     assert bits(ResnetGenerator.from_pretrained("rain-monet")) == bits(tiny(1))
     with pytest.raises(RepoNotFound, match=r"bundled rain-monet\. Did you mean 'rain-monet'\?"):
@@ -540,6 +540,126 @@ def test_a_file_cut_in_the_cache(hub, network, tmp_path):
     with pytest.raises(CorruptFileError, match="force_download=True"):
         ResnetGenerator.from_pretrained(REPO)
     assert bits(ResnetGenerator.from_pretrained(REPO, force_download=True)) == bits(network)
+
+
+CACHED = ("config.json", "model.safetensors", *(f"training/{n}" for n in ("manifest.json", "networks.safetensors")))
+
+
+@pytest.mark.parametrize("name", CACHED)
+def test_a_flipped_bit_in_any_file_of_the_cache_is_found(hub, style, tmp_path, name):
+    """Small files are known by git's hash, large ones by their SHA-256; which bit it is does not matter."""
+    files.write_text(style / "training/manifest.json", json.dumps({"note": "x"}))
+    (style / "training/networks.safetensors").write_bytes(b"others" * 99)
+    hub.add(REPO, bytes_of(style))
+    commit = hub.repo(REPO).branches["main"]
+
+    def load() -> None:
+        styleforge_hub.fetch(REPO)
+        for beside in CACHED[2:]:
+            styleforge_hub.fetch_file(REPO, beside, commit=commit, digest="")
+
+    load()
+    [path] = (tmp_path / "cache").glob(f"models--*/snapshots/*/{name}")
+    whole = path.read_bytes()
+    for place in range(0, len(whole), max(1, len(whole) // 7)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(CorruptFileError, match=rf"{Path(name).name} was damaged.*force_download=True"):
+            load()
+    path.write_bytes(whole)
+    load()
+
+
+def test_a_flipped_bit_in_a_small_file_on_its_way(hub, network):
+    network.push_to_hub(REPO)
+    hub.damage["config.json"] = lambda data: data.replace(b'"width": 2', b'"width": 3')
+    for _ in range(2):  # the second time from the cache
+        with pytest.raises(CorruptFileError, match=r"config\.json was damaged.*git hash.*force_download=True"):
+            ResnetGenerator.from_pretrained(REPO)
+    hub.damage.clear()
+    assert bits(ResnetGenerator.from_pretrained(REPO, force_download=True)) == bits(network)
+
+
+def cutting(name: str, after: int) -> Callable[[Any], int | None]:
+    """Every download of a file breaks off after so many bytes."""
+    return lambda request: after if request.method == "GET" and request.path.endswith(name) else None
+
+
+def large_name(hub: HubServer) -> str:
+    return hub.repo(REPO).find("main").tree["model.safetensors"].sha256
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """The client does not wait before it tries again, and keeps every kilobyte."""
+    monkeypatch.setattr(huggingface_hub.file_download.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+
+
+def test_a_transfer_that_breaks_off_again_and_again_goes_on_where_it_was(hub, network, impatient):
+    network.push_to_hub(REPO)
+    hub.cut = cutting(large_name(hub), 9000)
+    assert bits(ResnetGenerator.from_pretrained(REPO)) == bits(network)
+    assert (
+        len([r for r in hub.log if r.range and "/lfs/" in r.path]) == len(hub.files(REPO)["model.safetensors"]) // 9000
+    )
+
+
+def test_a_transfer_without_end_says_which_cached_revision_could_be_used(hub, network, impatient):
+    first = commit_named_in(network.push_to_hub(REPO))
+    hub.cut = cutting(large_name(hub), 0)
+    with pytest.raises(HubUnavailable, match="the cache does not hold this style") as caught:
+        ResnetGenerator.from_pretrained(REPO)
+    assert "revision=" not in str(caught.value)
+    hub.cut = lambda request: None
+    ResnetGenerator.from_pretrained(REPO)
+    second = commit_named_in(tiny(1).push_to_hub(REPO))
+    for name in (large_name(hub), "config.json"):
+        hub.cut = cutting(name, 0)
+        if name == "config.json":
+            change = {"config.json": b'{"_class_name": "ResnetGenerator", "width": 2, "blocks": 1, "dropout": false}'}
+            hub.add(REPO, change)
+        with pytest.raises(HubUnavailable, match=f"use what the cache holds whole: revision='{first}'") as caught:
+            ResnetGenerator.from_pretrained(REPO)
+        assert "the cache does not hold" not in str(caught.value)
+    with hub.down():
+        with pytest.raises(HubUnavailable, match=first):  # `main` is now the one that is not whole
+            ResnetGenerator.from_pretrained(REPO)
+        assert bits(ResnetGenerator.from_pretrained(REPO, revision=first)) == bits(network)
+    hub.cut = lambda request: None
+    assert bits(ResnetGenerator.from_pretrained(REPO, revision=second)) == bits(tiny(1))
+
+
+def test_a_cached_revision_that_is_damaged_is_not_recommended(hub, network, tmp_path, impatient):
+    network.push_to_hub(REPO)
+    ResnetGenerator.from_pretrained(REPO)
+    [blob] = large_blobs(tmp_path)
+    os.truncate(blob, 1000)
+    with hub.down(), pytest.raises(HubUnavailable, match="the cache does not hold this style"):
+        ResnetGenerator.from_pretrained(REPO, force_download=True)
+
+
+def test_a_slow_transfer_arrives(hub, network):
+    network.push_to_hub(REPO)
+    hub.pace = 0.01
+    assert bits(ResnetGenerator.from_pretrained(REPO)) == bits(network)
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"), [({"RateLimit": '"api";r=0;t=42'}, "in 42 seconds"), ({}, "in some minutes")]
+)
+def test_too_many_requests(hub, network, headers, words):
+    from hub_server import Refusal
+
+    network.push_to_hub(REPO)
+
+    def refuse(request):
+        raise Refusal(429, "", "slow down", **headers)
+
+    hub.before = refuse
+    with pytest.raises(HubUnavailable, match=f"asks to wait.*{words}"):
+        ResnetGenerator.from_pretrained(REPO)
 
 
 def test_the_hub_goes_away_between_two_files(hub, network):
@@ -735,7 +855,7 @@ def test_a_config_of_100_kilobytes(style):
         ("width", 0, "'width'.*1 to 1024"),
         ("width", 1025, "'width'.*1 to 1024"),
         ("blocks", 10**6, "'blocks'.*0 to 64"),
-        ("norm", "none", "'norm'.*'instance' or 'batch'"),
+        ("norm", "layer", "'norm'.*'instance'.*'batch'"),
         ("norm", ["instance"], "'norm'"),
         ("_class_name", "ResnetGenrator", r"Did you mean 'ResnetGenerator'\?"),
         ("_class_name", "", "Unknown architecture"),
