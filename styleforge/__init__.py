@@ -25,9 +25,11 @@ _PUBLIC = {
     "StyleforgeError": ".errors",
     "UNetGenerator": ".models",
     "bundled_styles": ".hub",
+    "convert_checkpoint": ".convert",
 }
 
 if TYPE_CHECKING:
+    from .convert import convert_checkpoint
     from .errors import StyleforgeError
     from .hub import bundled_styles
     from .images import ImagePolicy
@@ -45,6 +47,7 @@ __all__ = [  # noqa: RUF022 -- the table above is sorted
     "StyleforgeError",
     "UNetGenerator",
     "bundled_styles",
+    "convert_checkpoint",
 ]
 
 

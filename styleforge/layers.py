@@ -39,8 +39,8 @@ class BatchNorm(nn.BatchNorm2d):
     use running ones. The results differ visibly, so the choice belongs into the configuration.
     """
 
-    def __init__(self, channels: int, statistics: Literal["running", "batch"] = "running") -> None:
-        super().__init__(channels)
+    def __init__(self, channels: int, statistics: Literal["running", "batch"] = "running", eps: float = 1e-5) -> None:
+        super().__init__(channels, eps=eps)
         self.statistics = statistics
 
     def forward(self, x: Tensor) -> Tensor:

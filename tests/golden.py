@@ -7,10 +7,10 @@ none: :func:`rename` drops these, and the tests look that upstream's gradient fo
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from styleforge import configs
+from styleforge.convert.family import Fit, fit
+from styleforge.convert.reading import Checkpoint
+from styleforge.convert.recognize import find_family, recognize
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 FIXTURES = Path(__file__).with_name("fixtures")
@@ -76,47 +81,10 @@ def error(actual: Tensor, io: dict[str, Tensor], key: str) -> float:
 # -- the field's names in our networks: {our tensor or module: its tensor or module} --
 
 
-def resnet_names(blocks: int, *, dropout: bool = False, blur: bool = False, blur_up: bool = False) -> dict[str, str]:
-    """ResnetGenerator of pytorch-CycleGAN-and-pix2pix, and of CUT with its blurs, which shift the indices."""
-    first = 12 if blur else 10
-    up = [first + blocks + 1, first + blocks + 5] if blur_up else [first + blocks, first + blocks + 3]
-    names = {
-        "stem": "model.1",
-        "down.0.conv": "model.4",
-        "down.1.conv": "model.8" if blur else "model.7",
-        "up.0.conv": f"model.{up[0]}",
-        "up.1.conv": f"model.{up[1]}",
-        "head": f"model.{up[1] + 4}",
-    }
-    for block in range(blocks):
-        names[f"blocks.{block}.conv1"] = f"model.{first + block}.conv_block.1"
-        names[f"blocks.{block}.conv2"] = f"model.{first + block}.conv_block.{6 if dropout else 5}"
-    return names
-
-
-def unet_names(downs: int) -> dict[str, str]:
-    """UnetGenerator of pytorch-CycleGAN-and-pix2pix: each level lies inside the one around it."""
-    names, prefix = {"down.0": "model.model.0", "up.0": "model.model.3"}, "model.model.1.model"
-    for level in range(1, downs):
-        inner = level == downs - 1
-        names[f"down.{level}"] = f"{prefix}.1"
-        names[f"down_norm.{level}"] = f"{prefix}.2"
-        names[f"up.{level}"] = f"{prefix}.{3 if inner else 5}"
-        names[f"up_norm.{level}"] = f"{prefix}.{4 if inner else 6}"
-        prefix += ".3.model"
-    del names[f"down_norm.{downs - 1}"]
-    return names
-
-
-def sequential_names(ours: Iterable[str], root: str = "model") -> dict[str, str]:
-    """NLayerDiscriminator ("model") and PixelDiscriminator ("net"): the same indices as ours."""
-    modules = {key.rpartition(".")[0] for key in ours}
-    return {module: module.replace("layers", root, 1) for module in modules}
-
-
-def heads_names(count: int) -> dict[str, str]:
-    """PatchSampleF of CUT."""
-    return {f"{i}.{layer}": f"mlp_{i}.{layer}" for i in range(count) for layer in (0, 2)}
+def names(family: str, **config: Any) -> dict[str, str]:
+    """Those of a family of :mod:`styleforge.convert`; arguments that are not given are the defaults of our network."""
+    found = find_family(family)
+    return found.names({**configs.defaults(found.model.__init__), **config})
 
 
 def rename(theirs: dict[str, Any], names: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -125,7 +93,7 @@ def rename(theirs: dict[str, Any], names: dict[str, str]) -> tuple[dict[str, Any
     ours, left = {}, {}
     for key, value in theirs.items():
         module, _, kind = key.rpartition(".")
-        if module in back:
+        if module in back and kind != "filt":  # a filter of CUT's blurs, which ours computes
             ours[f"{back[module]}.{kind}"] = value
         else:
             left[key] = value
@@ -143,6 +111,44 @@ def adopt(network: nn.Module, theirs: dict[str, Tensor], names: dict[str, str]) 
     assert all(key.endswith(".filt") for key in left), sorted(left)
     network.double().load_state_dict({k: t for k, t in ours.items() if k not in cancelled}, strict=True)
     return network
+
+
+# -- networks of other projects as ours --
+
+
+def convert(theirs: dict[str, Tensor], *, dtype: torch.dtype = torch.float64, **changes: Any) -> tuple[nn.Module, Fit]:
+    """Our network with their weights, recognised as :func:`styleforge.convert_checkpoint` does, and what it is.
+
+    Args:
+        theirs: tensors as the project names them.
+        dtype: of the network.
+        changes: arguments that no file tells, such as `statistics`; batch norms have running ones here.
+    """
+    found = recognize(theirs, "a fixture")
+    return found.refit(**changes).convert(theirs, dtype), found
+
+
+def read_here(path: Path) -> Checkpoint:
+    """As :func:`styleforge.convert.reading.read_checkpoint`, in this process: quicker, for files that are ours."""
+    tree, digest = torch.load(path, weights_only=True), hashlib.sha256(path.read_bytes()).hexdigest()
+    return Checkpoint(tree, path.name, digest, "zip", ())
+
+
+def expected(family: str, config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors in a file of a family, but for those that may be missing."""
+    found = fit(find_family(family), {}, config)
+    optional = {found.sources[key] for key in found.family.zeros(config)}
+    return {key: shape for key, shape in found.expected.items() if key not in optional}
+
+
+def formula(name: str, family: str, config: dict[str, Any], part: str | None = None) -> dict[str, Tensor]:
+    """The weights of a fixture that has a rule in place of a file, or of one part of it."""
+    rule = meta(name)["weights"] if part is None else meta(name)["weights"][part]
+    found = {key: hashed(key, s, seed=rule["seed"], gain=rule["gain"]) for key, s in expected(family, config).items()}
+    for key, check in rule.get("check", {}).items():
+        assert found[key].shape == tuple(check["shape"])
+        assert found[key].sum().item() == pytest.approx(check["sum64"], rel=1e-12)
+    return found
 
 
 # -- weights out of nothing --

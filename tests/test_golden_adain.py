@@ -18,13 +18,7 @@ pytestmark = golden.NEEDS_GOLDEN
 TOLERANCE = 1e-9
 FULL = "adain_full_formula"
 NORMALISED = features.PRESETS["vgg19-normalised"][2]
-DECODER = dict(
-    zip(
-        ("4_1", "3_4", "3_3", "3_2", "3_1", "2_2", "2_1", "1_2", "1_1"),
-        (1, 5, 8, 11, 14, 18, 21, 25, 28),  # places in upstream's sequence
-        strict=True,
-    )
-)
+DECODER = golden.names("adain-decoder")
 
 
 def formula(state: dict[str, Tensor], names: dict[str, str], part: str) -> dict[str, Tensor]:
@@ -49,7 +43,7 @@ def vgg() -> features.VGG19:
 def network() -> AdaINGenerator:
     """Ours with upstream's weights; left in training mode, where outputs are not cut off."""
     ours = AdaINGenerator(backbone="vgg19-normalised").double()
-    names = {f"convs.conv{layer}.{kind}": f"{i}.{kind}" for layer, i in DECODER.items() for kind in ("weight", "bias")}
+    names = {f"{ours}.{kind}": f"{i}.{kind}" for ours, i in DECODER.items() for kind in ("weight", "bias")}
     decoder = formula(ours.decoder.state_dict(), names, "decoder")
     ours.encoder.load_state_dict(formula(ours.encoder.state_dict(), NORMALISED, "vgg"))
     ours.decoder.load_state_dict(from_unit_range(decoder, last="convs.conv1_1"))

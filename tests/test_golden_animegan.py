@@ -12,17 +12,7 @@ TOLERANCE = 1e-9
 WIDTHS = {"animegan2_scaled": 4, "animegan2_full_formula": 32}
 each = pytest.mark.parametrize("name", WIDTHS)
 
-# Our steps: upstream's. Each is a pad, a convolution and a norm, in both.
-STEPS = {
-    **{f"down.{i}": f"block_{step}" for i, step in enumerate(("a.0", "a.1", "a.2", "b.0", "b.1"))},
-    **{f"blocks.{i}": f"block_c.{i}" for i in (0, 5)},
-    **{f"blocks.{i}.layers.{j}": f"block_c.{i}.layers.{j}" for i in range(1, 5) for j in (0, 1)},
-    **{f"middle.{i}": f"block_d.{i}" for i in (0, 1)},
-    **{f"up.{i}": f"block_e.{i}" for i in (0, 1, 2)},
-}
-NAMES = {f"{ours}.{i}": f"{theirs}.{i}" for ours, theirs in STEPS.items() for i in (1, 2)}
-NAMES |= {f"blocks.{i}.layers.{j}": f"block_c.{i}.layers.{j}" for i in range(1, 5) for j in (2, 3)}
-NAMES["head"] = "out_layer.0"
+NAMES = golden.names("animegan2")
 
 
 def weights(name: str, file: str = "model.safetensors") -> dict[str, Tensor]:

@@ -16,30 +16,15 @@ from styleforge.models.attention import AttentionLayer, StyleAttention, attentio
 pytestmark = golden.NEEDS_GOLDEN
 TOLERANCE = 1e-9
 NORMALISED = features.PRESETS["vgg19-normalised"][2]
-PARTS = {"query": "f", "key": "g", "value": "h", "out": "out_conv"}
-SANET = {"layers.relu4_1": "sanet4_1", "layers.relu5_1": "sanet5_1"}
-ADAATTN = {"layers.relu4_1": "attn_adain_4_1", "layers.relu5_1": "attn_adain_5_1"}
-# Places of the decoder's convolutions in upstream's sequences: one, and one behind relu3_1.
-DECODER = dict(
-    zip(
-        ("deep", *(f"shallow.convs.conv{n}" for n in ("3_4", "3_3", "3_2", "3_1", "2_2", "2_1", "1_2", "1_1"))),
-        (1, 5, 8, 11, 14, 18, 21, 25, 28),
-        strict=True,
-    )
-)
+LAYER = golden.names("adaattn-3")
 
 
-def attention_names(layers: dict[str, str]) -> dict[str, str]:
-    names = {f"{ours}.{part}": f"{theirs}.{PARTS[part]}" for ours, theirs in layers.items() for part in PARTS}
-    return {**names, "merge": "merge_conv"}
-
-
-def attention(kind: str, fixture: str, file: str, layers: dict[str, str], widths: tuple[int, int]) -> StyleAttention:
+def attention(kind: str, fixture: str, file: str, widths: tuple[int, int]) -> StyleAttention:
     """Ours with upstream's weights, for maps of `widths[0]` channels and keys of `widths[1]`."""
     ours = StyleAttention(dict.fromkeys(["relu4_1", "relu5_1"], widths[0]), kind, False, False, 4096)
     for layer in ours.layers:
         ours.layers[layer] = AttentionLayer(kind, *widths, 4096)
-    return golden.adopt(ours, golden.tensors(fixture, file), attention_names(layers))
+    return golden.adopt(ours, golden.tensors(fixture, file), golden.names(kind))
 
 
 def levels(io: dict[str, Tensor], which: str, kind: str = "") -> dict[str, Tensor]:
@@ -52,7 +37,7 @@ def levels(io: dict[str, Tensor], which: str, kind: str = "") -> dict[str, Tenso
 @pytest.mark.parametrize("file", ["model.safetensors", "transformer_iter_500000.pth"])
 def test_sanet(file):
     io = golden.tensors("sanet_modules")
-    ours = attention("sanet", "sanet_modules", file, SANET, (16, 16))
+    ours = attention("sanet", "sanet_modules", file, (16, 16))
     content, style = levels(io, "content"), levels(io, "style")
     (found,) = ours(content, style)
     assert golden.error(found, io, "y64") < TOLERANCE
@@ -70,7 +55,7 @@ def test_sanet(file):
 
 def adaattn(file: str) -> AttentionLayer:
     ours = torch.nn.ModuleDict({"layer": AttentionLayer("adaattn", 12, 20, 4096)})
-    names = {f"layer.{part}": theirs for part, theirs in PARTS.items()}
+    names = {f"layer.{part}": theirs for part, theirs in LAYER.items()}
     return golden.adopt(ours, golden.tensors("adaattn_modules", file), names)["layer"]
 
 
@@ -95,7 +80,7 @@ def test_adaattn_of_some_keys():
 def test_two_layers_of_adaattn(file, monkeypatch):
     # The fixture's keys are no features of its layers, so they are handed over.
     io = golden.tensors("adaattn_modules")
-    ours = attention("adaattn", "adaattn_modules", file, ADAATTN, (12, 20))
+    ours = attention("adaattn", "adaattn_modules", file, (12, 20))
     content, style = levels(io, "t_content"), levels(io, "t_style")
     given = {id(content): levels(io, "t_content", "_key"), id(style): levels(io, "t_style", "_key")}
     monkeypatch.setattr("styleforge.models.attention.keys", lambda found, layer, shallow: given[id(found)][layer])
@@ -111,19 +96,21 @@ def within(prefix: str, names: dict[str, str]) -> dict[str, str]:
 
 
 VGG = {ours.rpartition(".")[0]: theirs.rpartition(".")[0] for ours, theirs in NORMALISED.items()}
-BEHIND = {ours: f"decoder_layer_2.{place - 4}" for ours, place in DECODER.items()} | {"deep": "decoder_layer_1.1"}
+# SANet's decoder is AdaIN's; ours has its deepest convolution apart.
+SANET_DECODER = {f"shallow.{ours}": theirs for ours, theirs in golden.names("adain-decoder").items()}
+SANET_DECODER["deep"] = SANET_DECODER.pop("shallow.convs.conv4_1")
 # By upstream's file: our modules and its.
 FILES = {
     "sanet": {
         "vgg": within("extractor", VGG),
-        "transform": within("attention", attention_names(SANET)),
-        "decoder": within("decoder", {ours: str(place) for ours, place in DECODER.items()}),
+        "transform": within("attention", golden.names("sanet")),
+        "decoder": within("decoder", SANET_DECODER),
     },
     "adaattn": {
         "vgg (vgg_normalised.pth)": within("extractor", VGG),
-        "latest_net_adaattn_3.pth": within("attention.layers.relu3_1", PARTS),
-        "latest_net_transformer.pth": within("attention", attention_names(ADAATTN)),
-        "latest_net_decoder.pth": within("decoder", BEHIND),
+        "latest_net_adaattn_3.pth": within("attention.layers.relu3_1", LAYER),
+        "latest_net_transformer.pth": within("attention", golden.names("adaattn")),
+        "latest_net_decoder.pth": within("decoder", golden.names("adaattn-decoder")),
     },
 }
 

@@ -8,49 +8,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from styleforge.models import DCGANDiscriminator, DCGANGenerator
-
 pytestmark = golden.NEEDS_GOLDEN
 TOLERANCE = 1e-9
-WIDTHS = {"huggan_dcgan": 5, "dcgan_ptexamples": 4, "huggan_dcgan_disc": 4, "dcgan_ptexamples_disc": 4}
+NAMES = ("huggan_dcgan", "dcgan_ptexamples", "huggan_dcgan_disc", "dcgan_ptexamples_disc")
 FORMULA = "ptgan_dcgan_formula"
-every = pytest.mark.parametrize("name", [*WIDTHS, FORMULA])
+every = pytest.mark.parametrize("name", [*NAMES, FORMULA])
 
 
-def adopt(name: str, file: str = "model.safetensors", **changes: str) -> tuple[nn.Module, dict[str, str]]:
-    """Our network with upstream's weights, in evaluation mode, and the names: both are sequences, in one order."""
-    if name.endswith("disc"):
-        network: nn.Module = DCGANDiscriminator(size=64, width=WIDTHS[name])
-    else:
-        network = DCGANGenerator(size=64, width=WIDTHS[name], **changes)
-    theirs = golden.tensors(name, file)
-    modules = sorted({key.rpartition(".")[0] for key in theirs}, key=lambda module: int(module.rpartition(".")[2]))
-    ours = list(dict.fromkeys(key.rpartition(".")[0] for key in network.state_dict()))
-    names = dict(zip(ours, modules, strict=True))
-    return golden.adopt(network, theirs, names).eval(), names
+def build(name: str, file: str = "model.safetensors", **changes: str) -> tuple[nn.Module, dict[str, str]]:
+    """Our network with upstream's weights, in evaluation mode, and the names.
 
-
-def formula(**changes: str) -> tuple[nn.Module, dict[str, str]]:
-    """PyTorch-GAN's generator of 32 px is ours of 64 px without the first doubling, but for two things.
-
-    It hands over the 0.8 that is meant as a momentum as epsilon. And its convolutions have a bias in front of norms,
-    which running statistics do not cancel: here the running means take it over.
+    PyTorch-GAN's convolutions have a bias in front of norms, which running statistics do not cancel: here the running
+    means take it over.
     """
-    network = DCGANGenerator(size=64, kind="dense", out_channels=1, **changes)
-    del network.layers[3:7]
-    network.layers[5].eps = network.layers[9].eps = 0.8
-    modules = {0: "l1.0", 2: "conv_blocks.0", 4: "conv_blocks.2", 5: "conv_blocks.3", 8: "conv_blocks.6"}
-    modules |= {9: "conv_blocks.7", 11: "conv_blocks.9"}
-    names = {f"layers.{ours}": theirs for ours, theirs in modules.items()}
-    theirs, seed = golden.by_formula(FORMULA, network, names), golden.meta(FORMULA)["weights"]["seed"]
-    for conv, norm in ((2, 3), (6, 7)):
-        mean = theirs[f"conv_blocks.{norm}.running_mean"]
-        mean -= golden.hashed(f"conv_blocks.{conv}.bias", tuple(mean.shape), seed=seed)
-    return golden.adopt(network, theirs, names).eval(), names
-
-
-def build(name: str, **changes: str) -> tuple[nn.Module, dict[str, str]]:
-    return formula(**changes) if name == FORMULA else adopt(name, **changes)
+    config = {"size": 32, "kind": "dense-quarter", "out_channels": 1}
+    theirs = golden.formula(name, "pytorch-gan-dcgan", config) if name == FORMULA else golden.tensors(name, file)
+    network, found = golden.convert(theirs, **changes)
+    return network, found.family.names(found.config)
 
 
 def answer(name: str, network: nn.Module, x: Tensor) -> Tensor:
@@ -97,7 +71,7 @@ def test_statistics_of_the_batch(name):
 def test_a_map_of_noise_becomes_a_larger_picture():
     # Ours takes one noise for a picture; the layers behind it take a map of them, as upstream's do.
     io = golden.tensors("huggan_dcgan")
-    layers = adopt("huggan_dcgan")[0].layers[1:]
+    layers = build("huggan_dcgan")[0].layers[1:]
     assert golden.error(layers(io["x_b"]), io, "y64_b") < TOLERANCE
 
 
@@ -111,6 +85,6 @@ def test_a_map_of_noise_becomes_a_larger_picture():
     ],
 )
 def test_other_files_of_the_same_weights(name, file):
-    network, other = adopt(name)[0].state_dict(), adopt(name, file)[0].state_dict()
+    network, other = build(name)[0].state_dict(), build(name, file)[0].state_dict()
     assert network.keys() == other.keys()
     assert all(torch.equal(network[key], other[key]) for key in network)

@@ -17,15 +17,7 @@ DOWNS = 8  # of the U-Net
 
 
 def resnet_names(blocks: int) -> dict[str, str]:
-    """GeneratorResNet: a resize in front of each convolution up shifts the indices, as CUT's blur does."""
-    names = golden.resnet_names(blocks, blur_up=True)
-    return {ours: theirs.replace("conv_block", "block") for ours, theirs in names.items()}
-
-
-def unet_names() -> dict[str, str]:
-    """GeneratorUNet: its levels are numbered in the order of computing."""
-    names = {f"down.{level}": f"down{level + 1}.model.0" for level in range(DOWNS)}
-    return names | {f"up.{level}": f"up{DOWNS - level}.model.0" for level in range(1, DOWNS)} | {"up.0": "final.2"}
+    return golden.names("huggan-cyclegan", blocks=blocks, upsample="resize")
 
 
 def resnet(name: str, width: int, blocks: int) -> tuple[nn.Module, dict[str, str]]:
@@ -46,15 +38,13 @@ def gray(name: str) -> tuple[nn.Module, dict[str, str]]:
 
 def discriminator(name: str) -> tuple[nn.Module, dict[str, str]]:
     """Upstream ends sooner: one convolution after four steps down, with one more row and column of zeros."""
-    network = PatchDiscriminator(width=2, layers=4)
-    network.layers = nn.Sequential(*network.layers[:11], nn.ZeroPad2d((1, 0, 1, 0)), nn.Conv2d(16, 1, 4, padding=1))
-    names = golden.sequential_names(network.state_dict())
+    network, names = PatchDiscriminator(width=2, layers=4, ending="one"), golden.names("huggan-patchgan")
     return golden.adopt(network, golden.tensors(name, "model.safetensors"), names), names
 
 
 def unet(name: str) -> tuple[nn.Module, dict[str, str]]:
     network = UNetGenerator(width=2, downs=DOWNS, norm="instance", skips="leaky", head="resize")
-    theirs, names = golden.tensors(name, "model.safetensors"), unet_names()
+    theirs, names = golden.tensors(name, "model.safetensors"), golden.names("huggan-pix2pix", downs=DOWNS)
     # Upstream joins what comes up and what crosses in this order, we the other way round.
     for level in range(DOWNS - 1):
         key, axis = f"{names[f'up.{level}']}.weight", 0 if level else 1

@@ -24,15 +24,13 @@ ENCODERS = {"content_encoder": "c", "style_encoder": "s"}  # ours: its
 
 def names() -> dict[str, str]:
     """Our modules: its part, and the name there."""
-    found = {"decoder.deep": "d.dec1", "decoder.shallow": "d.dec2"}
-    for ours, part in ENCODERS.items():
-        found |= {f"{ours}.shallow": f"{part}.enc1.10", f"{ours}.deep": f"{part}.enc2.0"}
-    found = {f"{ours}.conv{n}": f"{block}.conv{n}" for ours, block in found.items() for n in (1, 2)}
-    for ours, part in ENCODERS.items():
-        found |= {f"{ours}.down.{i}": f"{part}.enc1.{i}" for i in (0, 2, 4, 6, 8)}
-    found |= {f"modulators.{i}.{kind}": f"m.{kind}{i + 1}.0" for i in (0, 1) for kind in ("weight", "bias")}
-    found |= {f"decoder.up.{i}": f"d.dec3.{i}" for i in (1, 3, 6, 8, 10)}
-    return {ours: f"{module}.conv_layer" for ours, module in found.items()}
+    encoder = golden.names("microast-encoder").items()
+    found = {f"{ours}.{name}": f"{part}.{theirs}" for ours, part in ENCODERS.items() for name, theirs in encoder}
+    for ours, part in (("decoder", "d"), ("modulator", "m")):
+        prefix = "modulators" if part == "m" else ours
+        for name, theirs in golden.names(f"microast-{ours}").items():
+            found[f"{prefix}.{name}"] = f"{part}.{theirs}"
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -27,47 +27,34 @@ TOLERANCE = 1e-9
 class Case(NamedTuple):
     model: type[Any]
     config: dict[str, Any]
-    names: dict[str, str] | None = None  # those of a sequence when None
-    root: str = "model"
+    family: str = "patchgan"
     file: str = "model.safetensors"
 
 
+CUT = "latest_net_G.safetensors"
 CASES = {
-    "cyclegan_resnet6": Case(ResnetGenerator, {"width": 4, "blocks": 6}, golden.resnet_names(6)),
+    "cyclegan_resnet6": Case(ResnetGenerator, {"width": 4, "blocks": 6}, "cyclegan-resnet"),
     # Dropout moves the second convolution of each block from conv_block.5 to conv_block.6.
-    "cyclegan_resnet9_dropout": Case(
-        ResnetGenerator, {"width": 6, "blocks": 9, "dropout": True}, golden.resnet_names(9, dropout=True)
-    ),
-    "cyclegan_unet128_instance": Case(
-        UNetGenerator, {"width": 2, "downs": 7, "norm": "instance"}, golden.unet_names(7)
-    ),
+    "cyclegan_resnet9_dropout": Case(ResnetGenerator, {"width": 6, "blocks": 9, "dropout": True}, "cyclegan-resnet"),
+    "cyclegan_unet128_instance": Case(UNetGenerator, {"width": 2, "downs": 7, "norm": "instance"}, "pix2pix-unet"),
     "cyclegan_patchgan70": Case(PatchDiscriminator, {"width": 5}),
     "cyclegan_nlayers": Case(PatchDiscriminator, {"width": 3, "layers": 5}),
-    "pix2pix_unet128": Case(UNetGenerator, {"width": 3, "downs": 7}, golden.unet_names(7)),
-    "pix2pix_unet256": Case(UNetGenerator, {"width": 2, "downs": 8, "dropout": True}, golden.unet_names(8)),
+    "pix2pix_unet128": Case(UNetGenerator, {"width": 3, "downs": 7}, "pix2pix-unet"),
+    "pix2pix_unet256": Case(UNetGenerator, {"width": 2, "downs": 8, "dropout": True}, "pix2pix-unet"),
     "pix2pix_patchgan70_cond": Case(PatchDiscriminator, {"in_channels": 6, "width": 4, "norm": "batch"}),
-    "pix2pix_pixeld": Case(PixelDiscriminator, {"in_channels": 6, "width": 16, "norm": "batch"}, root="net"),
+    "pix2pix_pixeld": Case(PixelDiscriminator, {"in_channels": 6, "width": 16, "norm": "batch"}, "pixelgan"),
     "cut_resnet9_antialias": Case(
-        ResnetGenerator,
-        {"width": 4, "blocks": 9, "downsample": "blur", "upsample": "blur"},
-        golden.resnet_names(9, blur=True, blur_up=True),
-        file="latest_net_G.safetensors",
+        ResnetGenerator, {"width": 4, "blocks": 9, "downsample": "blur", "upsample": "blur"}, "cut-resnet", CUT
     ),
-    "cut_resnet6_no_antialias": Case(
-        ResnetGenerator,
-        {"width": 5, "blocks": 6, "upsample": "blur"},
-        golden.resnet_names(6, blur_up=True),
-        file="latest_net_G.safetensors",
-    ),
-    "cut_patchgan_antialias": Case(PatchDiscriminator, {"width": 6, "downsample": "blur"}),
+    "cut_resnet6_no_antialias": Case(ResnetGenerator, {"width": 5, "blocks": 6, "upsample": "blur"}, "cut-resnet", CUT),
+    "cut_patchgan_antialias": Case(PatchDiscriminator, {"width": 6, "downsample": "blur"}, "cut-patchgan"),
 }
 
 
 def build(name: str, file: str | None = None, **changes: Any) -> tuple[nn.Module, dict[str, str]]:
     """Our network with upstream's weights, in evaluation mode, and the names."""
     case = CASES[name]
-    network = case.model(**case.config, **changes)
-    names = case.names or golden.sequential_names(network.state_dict(), case.root)
+    network, names = case.model(**case.config, **changes), golden.names(case.family, **case.config)
     return golden.adopt(network, golden.tensors(name, file or case.file), names).eval(), names
 
 
@@ -194,7 +181,7 @@ def nce_heads(name: str) -> PatchHeads:
     for i, bias in nce_biases(name).items():
         weights[f"mlp_{i}.0.bias"] += weights[f"mlp_{i}.0.weight"] @ bias
     heads = PatchHeads([weights[f"mlp_{i}.0.weight"].shape[1] for i in range(5)], len(weights["mlp_0.0.bias"]))
-    return golden.adopt(heads, weights, golden.heads_names(5))
+    return golden.adopt(heads, weights, golden.names("cut-heads", channels=[0] * 5))
 
 
 def nce_vectors(name: str, image: str) -> list[Tensor]:

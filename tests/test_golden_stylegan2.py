@@ -5,13 +5,13 @@ Its tensors have extra dimensions of 1 for that; its constant filters are tensor
 
 import argparse
 import math
-import re
 
 import golden
 import pytest
 import torch
 import torch.nn.functional as F
 
+from styleforge.convert.recognize import find_family
 from styleforge.models.stylegan2 import (
     EqualLinear,
     ModulatedConv,
@@ -29,53 +29,11 @@ SCALED = {"size": 32, "width": 2, "max_width": 8}
 GENERATOR = {"noise_size": 64, "style_size": 64, "mapping_layers": 2, **SCALED}
 
 
-def upstream(key: str) -> str:
-    """Upstream's name of our tensor."""
-    for pattern, theirs in (
-        (r"mapping\.(\d)", lambda m: f"style.{int(m[1]) + 1}"),
-        (r"start", "input.input"),
-        (r"noise_(\d+)", r"noises.noise_\1"),
-        (r"(to_rgb|convs)\.(\d+)\.(.*)", lambda m: f"{_numbered(m[1], int(m[2]))}.{_inner(m[1], m[3])}"),
-        (r"from_rgb\.weight", "convs.0.0.weight"),
-        (r"from_rgb\.bias", "convs.0.1.bias"),
-        (r"blocks\.(\d)\.(.*)", lambda m: f"convs.{int(m[1]) + 1}.{BLOCK[m[2]]}"),
-        (r"conv\.weight", "final_conv.0.weight"),
-        (r"conv\.bias", "final_conv.1.bias"),
-        (r"hidden", "final_linear.0"),
-        (r"head", "final_linear.1"),
-    ):
-        if re.match(pattern, key):
-            return re.sub(f"^{pattern}", theirs, key)
-    raise KeyError(key)
-
-
-BLOCK = {
-    "conv1.weight": "conv1.0.weight",
-    "conv1.bias": "conv1.1.bias",
-    "conv2.weight": "conv2.1.weight",
-    "conv2.bias": "conv2.2.bias",
-    "skip.weight": "skip.1.weight",
-}
-
-
-def _numbered(kind: str, index: int) -> str:
-    """Upstream keeps the first of each kind outside its list."""
-    return {"to_rgb": ("to_rgb1", "to_rgbs"), "convs": ("conv1", "convs")}[kind][index > 0] + (
-        f".{index - 1}" if index else ""
-    )
-
-
-def _inner(kind: str, rest: str) -> str:
-    rest = rest.removeprefix("conv.").replace("style.", "modulation.")
-    if rest == "bias":
-        return "bias" if kind == "to_rgb" else "activate.bias"
-    return "noise.weight" if rest == "noise_weight" else f"conv.{rest}"
-
-
 def adopt(network, theirs, mean=None):
     """Load upstream's weights; nothing of them is left but its constant filters."""
     ours = network.state_dict()
-    names = {key: upstream(key) for key in ours if key != "w_mean"}
+    family = find_family("stylegan2" if "w_mean" in ours else "stylegan2-discriminator")
+    names = {key: family.source(key, family.names({})) for key in ours if key != "w_mean"}
     assert all(key.endswith(".kernel") for key in theirs.keys() - set(names.values()))
     state = {key: theirs[name].reshape(ours[key].shape) for key, name in names.items()}
     if "w_mean" in ours:
@@ -238,17 +196,14 @@ def test_full_size():
     """All 21 million weights out of a rule; twice as wide as the scaled one's table, the paper's config F."""
     io, facts = golden.tensors("sg2_generator_full_formula"), golden.meta("sg2_generator_full_formula")
     rule = facts["weights"]
-    network = StyleGAN2Generator(size=32, width=256)
+    network, family = StyleGAN2Generator(size=32, width=256), find_family("stylegan2")
     assert facts["constructor"] == {"size": 32, "style_dim": 512, "n_mlp": 8, "channel_multiplier": 2}
     state = {"w_mean": torch.zeros(512, dtype=torch.float64)}
     for key, t in network.state_dict().items():
         if key == "w_mean":
             continue
-        name, shape = upstream(key), tuple(t.shape)
-        if name.endswith("conv.weight") or name == "input.input":
-            shape = (1, *shape)
-        elif name.startswith("to_rgb") and name.endswith("bias") and "modulation" not in name:
-            shape = (1, *shape, 1, 1)
+        name = family.source(key, {})
+        shape = family.shape(name, tuple(t.shape))
         value = golden.hashed(name, shape, seed=rule["seed"], gain=rule["gain"]).float()
         if len(shape) >= 2:
             value = value * math.sqrt(math.prod(shape) / shape[0])

@@ -20,19 +20,8 @@ pytestmark = golden.NEEDS_GOLDEN
 TOLERANCE = 1e-9
 WIDTHS = {"fns_transformer_scaled": 4, "fns_transformer_full_formula": 32}
 CANCELLED = re.compile(r"res\d\.in2\.bias")
+NAMES = golden.names("fast-neural-style")
 each = pytest.mark.parametrize("name", WIDTHS)
-
-
-def names() -> dict[str, str]:
-    """Our modules: upstream's."""
-    steps = {"down.0": ("conv1", "in1"), "down.1": ("conv2", "in2"), "down.2": ("conv3", "in3")}
-    steps |= {"up.0": ("deconv1", "in4"), "up.1": ("deconv2", "in5")}
-    for block in range(5):
-        for number, half in enumerate(("first", "second"), 1):
-            theirs = f"res{block + 1}"
-            steps[f"blocks.{block}.{half}"] = (f"{theirs}.conv{number}", f"{theirs}.in{number}")
-    convs = {f"{ours}.conv": f"{conv}.conv2d" for ours, (conv, _) in steps.items()}
-    return convs | {f"{ours}.norm": norm for ours, (_, norm) in steps.items()} | {"head": "deconv3.conv2d"}
 
 
 def adopt(theirs: dict[str, Tensor], width: int) -> TransformerNet:
@@ -41,7 +30,7 @@ def adopt(theirs: dict[str, Tensor], width: int) -> TransformerNet:
         if re.search(r"\bin\d\.", key) and not CANCELLED.fullmatch(key):
             theirs[key] = theirs[key][None]  # the first of several styles
     network = TransformerNet(width=width, output="clamp")
-    golden.adopt(network, theirs, names())
+    golden.adopt(network, theirs, NAMES)
     network.load_state_dict(from_bytes(network.state_dict()))
     return network.eval()
 
@@ -50,11 +39,10 @@ def weights(name: str, file: str = "model.safetensors") -> dict[str, Tensor]:
     if "formula" not in name:
         return golden.tensors(name, file)
     rule = golden.meta(name)["weights"]
-    ours, back = TransformerNet(width=WIDTHS[name]).state_dict(), names()
-    theirs = {}
+    ours, theirs = TransformerNet(width=WIDTHS[name]).state_dict(), {}
     for key, t in ours.items():
         module, _, kind = key.rpartition(".")
-        their = f"{back[module]}.{kind}"
+        their = f"{NAMES[module]}.{kind}"
         theirs[their] = golden.hashed(their, tuple(t.squeeze(0).shape), seed=rule["seed"], gain=rule["gain"])
     return theirs
 
@@ -79,7 +67,7 @@ def test_gradients(name):
     assert loss.item() == pytest.approx(grad["loss_value"], rel=TOLERANCE)
     assert golden.error(x.grad, io, "gx64_a") < TOLERANCE
 
-    expected, left = golden.rename(grad["param_grad_norms"], names())
+    expected, left = golden.rename(grad["param_grad_norms"], NAMES)
     norms = {key: p.grad.norm().item() for key, p in network.named_parameters()}
     norms["down.0.conv.weight"] *= 127.5
     norms["head.weight"] *= HEAD_UNIT / 127.5

@@ -30,34 +30,11 @@ FILE = "YOUR_DATASET_NAME_params_0100000.pt"
 
 
 def generator_names(blocks: int) -> dict[str, str]:
-    names = {
-        "stem": "DownBlock.1",
-        "down.0.conv": "DownBlock.5",
-        "down.1.conv": "DownBlock.9",
-        "attention.average": "gap_fc",
-        "attention.maximum": "gmp_fc",
-        "attention.mix": "conv1x1",
-        "style.0": "FC.0",
-        "style.2": "FC.2",
-        "gamma": "gamma",
-        "beta": "beta",
-        "up.0.1": "UpBlock2.2",
-        "up.0.2": "UpBlock2.3",
-        "up.1.1": "UpBlock2.7",
-        "up.1.2": "UpBlock2.8",
-        "head": "UpBlock2.11",
-    }
-    for block in range(blocks):
-        for n, index in ((1, 1), (2, 5)):
-            names[f"blocks.{block}.conv{n}"] = f"DownBlock.{12 + block}.conv_block.{index}"
-            names[f"adaptive.{block}.conv{n}"] = f"UpBlock1_{block + 1}.conv{n}"
-            names[f"adaptive.{block}.norm{n}"] = f"UpBlock1_{block + 1}.norm{n}"
-    return names
+    return golden.names("ugatit", blocks=blocks)
 
 
 def discriminator_names(layers: int) -> dict[str, str]:
-    names = {f"layers.{2 * i}": f"model.{3 * i + 1}" for i in range(layers - 1)}
-    names |= {"attention.average": "gap_fc", "attention.maximum": "gmp_fc", "attention.mix": "conv1x1", "head": "conv"}
+    names = golden.names("ugatit-discriminator", layers=layers)
     inside = ("", ".parametrizations.weight", ".parametrizations.weight.0")
     return {f"{ours}{part}": f"{theirs}{part}" for ours, theirs in names.items() for part in inside}
 

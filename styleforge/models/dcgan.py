@@ -12,7 +12,7 @@ from ..hub import Capabilities, PretrainedMixin
 from ..layers import BatchNorm, bound_gain, init_normal
 
 Size = Literal[32, 64, 128, 256]
-Kind = Literal["transpose", "resize", "dense"]
+Kind = Literal["transpose", "resize", "dense", "dense-quarter"]
 Statistics = Literal["running", "batch"]
 
 
@@ -25,10 +25,12 @@ class DCGANGenerator(PretrainedMixin, pipeline_tag="unconditional-image-generati
         width: channels at half of that side; twice as many each time the side halves.
         kind: "transpose" doubles by transposed convolutions, as in the paper (prone to checkerboards), "resize" by
             repeating pixels before a convolution. "dense" begins with a linear layer at an eighth of the side and
-            goes on by repeating pixels, with few channels and LeakyReLUs, as PyTorch-GAN does from a quarter on.
+            goes on by repeating pixels, with few channels and LeakyReLUs; "dense-quarter" begins at a quarter, as
+            PyTorch-GAN does.
         out_channels: channels of the pictures.
         statistics: for batch norm at test time, "running" ones, or those of the pictures that are made together
             ("batch": how they look while training).
+        eps: what batch norms behind convolutions add to the variance. PyTorch-GAN has 0.8, meant as a momentum.
     """
 
     capabilities = Capabilities(inputs=("noise",))
@@ -42,10 +44,12 @@ class DCGANGenerator(PretrainedMixin, pipeline_tag="unconditional-image-generati
         kind: Kind = "transpose",
         out_channels: Channels = 3,
         statistics: Statistics = "running",
+        eps: Annotated[float, Range(0, 1)] = 1e-5,
     ) -> None:
         super().__init__()
-        if kind == "dense":
-            side, widths, activation = size // 8, [2 * width, 2 * width, 2 * width, width], nn.LeakyReLU(0.2, True)
+        if kind.startswith("dense"):
+            doublings = 2 if kind == "dense-quarter" else 3
+            side, widths, activation = size >> doublings, doublings * [2 * width] + [width], nn.LeakyReLU(0.2, True)
             # This bias has a value for each place: the norm, whose mean is over all of them, does not cancel it.
             start = [nn.Linear(noise_size, widths[0] * side**2), nn.Unflatten(1, (-1, side, side))]
             start += [BatchNorm(widths[0], statistics)]
@@ -53,11 +57,11 @@ class DCGANGenerator(PretrainedMixin, pipeline_tag="unconditional-image-generati
         else:
             widths, activation = _widths(size, width)[::-1], nn.ReLU(True)
             start = [nn.Unflatten(1, (-1, 1, 1)), nn.ConvTranspose2d(noise_size, widths[0], 4, bias=False)]
-            start += [BatchNorm(widths[0], statistics), activation]
+            start += [BatchNorm(widths[0], statistics, eps), activation]
             head = _double(width, out_channels, kind)  # without a bias, as in the field's code
         steps: list[nn.Module] = []
         for inputs, outputs in pairwise(widths):
-            steps += [*_double(inputs, outputs, kind), BatchNorm(outputs, statistics), activation]
+            steps += [*_double(inputs, outputs, kind), BatchNorm(outputs, statistics, eps), activation]
         self.layers = nn.Sequential(*start, *steps, *head, nn.Tanh())
         init_normal(self)
 

@@ -25,6 +25,8 @@ class PatchDiscriminator(PretrainedMixin, tags=["discriminator"]):
         norm: instance, batch or none. With spectral norm, "none" is usual.
         downsample: "stride", or "blur" as in CUT against aliasing (its gradients leave no grid).
         spectral_norm: bound each convolution's gain (Miyato et al., 2018).
+        ending: convolutions that keep the size, after the steps: "two" as in the paper, or "one" as in PyTorch-GAN,
+            where a row and a column of zeros more stand above and to the left of it.
     """
 
     def __init__(
@@ -36,10 +38,11 @@ class PatchDiscriminator(PretrainedMixin, tags=["discriminator"]):
         norm: Norm = "instance",
         downsample: Literal["stride", "blur"] = "stride",
         spectral_norm: bool = False,
+        ending: Literal["two", "one"] = "two",
     ) -> None:
         super().__init__()
         self.capabilities = Capabilities(smallest=3 * 2**layers, output="logits")
-        widths = [in_channels, *(width * min(2**n, 8) for n in range(layers + 1))]
+        widths = [in_channels, *(width * min(2**n, 8) for n in range(layers + (ending == "two")))]
         steps: list[nn.Module] = []
         for level, (inputs, outputs) in enumerate(pairwise(widths)):
             first, last = level == 0, level == layers
@@ -51,6 +54,8 @@ class PatchDiscriminator(PretrainedMixin, tags=["discriminator"]):
             steps.append(nn.LeakyReLU(0.2, inplace=True))
             if downsample == "blur" and not last:
                 steps.append(BlurDown())
+        if ending == "one":
+            steps.append(nn.ZeroPad2d((1, 0, 1, 0)))
         steps.append(nn.Conv2d(widths[-1], 1, 4, 1, 1))
         self.layers = nn.Sequential(*steps)
         init_normal(self)
