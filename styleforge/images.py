@@ -253,7 +253,8 @@ def _check_png(file: BinaryIO) -> None:
 # ------------------------------------------------------------------------------------- PIL -> Picture
 
 
-def _check_size(width: int, height: int, where: str, policy: ImagePolicy) -> None:
+def check_size(width: int, height: int, where: str | os.PathLike[str], policy: ImagePolicy) -> None:
+    """Raises :class:`ImageError` for an empty picture, :class:`ImageTooLarge` for one over the limits of the policy."""
     found = f"{width:,} x {height:,} pixels"
     if width < 1 or height < 1:
         raise ImageError("The picture is empty", where=where, found=found, todo="Give one with pixels.")
@@ -268,14 +269,14 @@ def _check_tiff(tags: Any, where: str, policy: ImagePolicy) -> None:
     width, height = tags[256], tags[257]
     across, down = tags.get(322, width), tags.get(323, tags.get(278, height))
     if 322 in tags:
-        _check_size(across, down, where, policy)
+        check_size(across, down, where, policy)
     needed = -(-width // across) * -(-height // down) * (tags.get(277, 1) if tags.get(284) == 2 else 1)
     if (found := np.size(tags.get(324, tags.get(273, ())))) < needed:
         raise EOFError(f"truncated, {found} strips or tiles of {needed}")
 
 
 def _from_pil(image: Image.Image, where: str, policy: ImagePolicy) -> Picture:
-    _check_size(*image.size, where, policy)
+    check_size(*image.size, where, policy)
     tiles = getattr(image, "tile", None)  # what is left to decode; nothing after load()
     if tiles and (found := {"MPO": "JPEG"}.get(image.format, image.format)) not in policy.formats:
         allowed = ", ".join(policy.formats)
@@ -395,7 +396,7 @@ def _from_array(array: np.ndarray, where: str, policy: ImagePolicy) -> Picture:
     if array.ndim != 3 or not 1 <= array.shape[2] <= 4:
         todo = "Give one picture, with its channels last: array.transpose(1, 2, 0)."
         raise ImageError("This is not the shape of a picture", where=where, found=shape, allowed=allowed, todo=todo)
-    _check_size(array.shape[1], array.shape[0], where, policy)
+    check_size(array.shape[1], array.shape[0], where, policy)
     if array.dtype.kind == "f":
         array = _unit_to_16_bit(array, where)
     elif array.dtype.kind == "b":

@@ -32,16 +32,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import files
+from . import files, images
 from .batch import Input, digest, read_style
 from .errors import ConfigError, ImageUnreadable, MissingExtra, StyleforgeError
 from .layers import BatchNorm
+from .metrics.temporal import changes, find_shift, is_cut, overlap
+from .metrics.temporal import warping_error as warping_error
 from .pipeline import StylePipeline
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
 PART = 64  # frames: what a stop may cost
 _PART_SUFFIX = ".nut"  # keeps times as they are, where .mkv rounds to milliseconds
-_CUT = 0.12  # mean difference of thumbnails, of 1
 _LARGEST_GRID = 16  # pixels: padding for more would change what the network sees
 _SAME = 0.05  # difference from which on nothing is blended, of 1
 
@@ -67,21 +68,6 @@ class Report:
     flicker: float
     warping_error: float
     seconds: float
-
-
-def warping_error(frames: Tensor, shift: tuple[int, int]) -> float:
-    """Mean absolute difference of each frame to the one before, moved by a shift that is known.
-
-    Args:
-        frames: (T, C, H, W).
-        shift: by how many pixels down and right the camera goes in each frame: `frames[t, :, y, x]` shows what
-            `frames[t - 1, :, y + down, x + right]` did.
-
-    Returns:
-        In the units of `frames`, over the pixels that both show.
-    """
-    now, before = _overlap(frames[1:], frames[:-1], shift)
-    return (now - before).abs().mean().item()
 
 
 class SteadyNorms:
@@ -194,7 +180,7 @@ class SteadyStyle:
         Returns:
             The result, of the same shape and range, and whether a scene begins with it.
         """
-        begins = not self._state or self._state["frame"].shape != frame.shape or _differs(frame, self._state["frame"])
+        begins = not self._state or is_cut(frame, self._state["frame"])
         if begins:
             self.cuts += bool(self._state)
             self._state, self._norms.averages = {}, []
@@ -227,44 +213,11 @@ class SteadyStyle:
     def _blended(self, result: Tensor, frame: Tensor) -> Tensor:
         """The result with a share of the one before where the frames are the same."""
         result = result.clone()
-        new, old = _overlap(result, self._state["result"], self.shift)
-        now, before = _overlap(frame, self._state["even"], self.shift)
+        new, old = overlap(result, self._state["result"], self.shift)
+        now, before = overlap(frame, self._state["even"], self.shift)
         difference = F.avg_pool2d((now - before).abs().amax(0)[None, None], 5, 1, 2, count_include_pad=False)[0]
         new.lerp_(old, self._blend * (1 - difference / _SAME).clamp(0, 1))
         return result
-
-
-def find_shift(now: Tensor, before: Tensor) -> tuple[int, int]:
-    """By how many pixels down and right the camera went, by phase correlation; (0, 0) where no shift explains it.
-
-    Args:
-        now: (3, H, W).
-        before: (3, H, W).
-    """
-    size = now.shape[1:]
-    window = torch.hann_window(size[0])[:, None] * torch.hann_window(size[1])
-    one, two = (torch.fft.rfft2((x.mean(0) - x.mean()) * window) for x in (before, now))
-    product = one * two.conj()
-    peak = int(torch.fft.irfft2(product / product.abs().clamp_min(1e-9), s=size).argmax())
-    shift = [(n + side // 2) % side - side // 2 for n, side in zip(divmod(peak, size[1]), size, strict=True)]
-    if max(abs(n) / side for n, side in zip(shift, size, strict=True)) > 0.25:
-        return 0, 0
-    moved, still = (torch.sub(*_overlap(now, before, s)).abs().mean() for s in (shift, (0, 0)))
-    return (shift[0], shift[1]) if moved < 0.8 * still else (0, 0)
-
-
-def _overlap(now: Tensor, before: Tensor, shift: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Views (..., h, w) of both that show the same."""
-    for dim, by in zip((-2, -1), shift, strict=True):
-        length = now.shape[dim] - abs(by)
-        now, before = now.narrow(dim, max(-by, 0), length), before.narrow(dim, max(by, 0), length)
-    return now, before
-
-
-def _differs(one: Tensor, two: Tensor) -> bool:
-    """Whether two frames are of different scenes."""
-    small = [F.adaptive_avg_pool2d(x, 16) for x in (one, two)]
-    return (small[0] - small[1]).abs().mean().item() > _CUT
 
 
 def stylize_video(
@@ -301,6 +254,7 @@ def stylize_video(
         ConfigError: another suffix, a target that exists, or a setting that cannot be used.
         ImageUnreadable: no film, no video stream or no frames in it, a film that breaks off with an error, or a target
             that cannot be written (a full disk, sound that its container does not take). Finished parts are kept.
+        ImageTooLarge: frames over the limits of the pipeline's policy.
     """
     begin = time.monotonic()
     av = _library()
@@ -318,7 +272,9 @@ def stylize_video(
     with _readable(av, source), av.open(str(source)) as film:
         if not film.streams.video:
             raise ImageUnreadable("No pictures in this film", where=source, todo="Give one with a video stream.")
-        stream, parts = film.streams.video[0], _parts(folder, [*settings, source.stat().st_mtime_ns], resume)
+        stream = film.streams.video[0]
+        images.check_size(stream.width, stream.height, source, pipe.policy)  # before any frame is decoded
+        parts = _parts(folder, [*settings, source.stat().st_mtime_ns], resume)
         count = resumed = _restore(style, parts)
         frames = islice(film.decode(stream), resumed, None)
         sums = np.zeros(4)
@@ -402,8 +358,8 @@ def _style_frame(style: SteadyStyle, frame: Any, encode: Callable[[np.ndarray, i
     encode(np.pad(pixels, [(0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)], "edge"), frame.pts)
     if begins:
         return np.zeros(4)
-    pairs = (now, before["frame"]), (result, before["result"]), _overlap(result, before["result"], style.shift)
-    return np.array([*((one - two).abs().mean().item() for one, two in pairs), 1])
+    source, made, _, warped = changes((now, before["frame"]), (result, before["result"]), style.shift)
+    return np.array([source, made, warped, 1])
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def test_adversarial(shape):
 def judge():
     """The discriminator, whose logits upstream sums up over the map, and the names of its weights."""
     network = PatchDiscriminator(width=4)
-    names = golden.sequential_names(network.state_dict())
+    names = golden.names("patchgan")
     return golden.adopt(network, golden.tensors("gradient_penalty", "model.safetensors"), names), names
 
 

@@ -1,6 +1,7 @@
 """Films: steady where the camera moves, frame by frame where asked, and whole or not there at all."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 from torch import nn
 
 from styleforge import ResnetGenerator, StylePipeline, video
-from styleforge.errors import ConfigError, ImageUnreadable, MissingExtra
+from styleforge.errors import ConfigError, ImageTooLarge, ImageUnreadable, MissingExtra
+from styleforge.images import DEFAULT_POLICY
 from styleforge.layers import BatchNorm
 from styleforge.video import SteadyNorms, SteadyStyle, find_shift, stylize_video, warping_error
 
@@ -252,6 +254,14 @@ def test_what_cannot_be_styled(pipe, film, tmp_path):
         with pytest.raises(ImageUnreadable, match=message):
             stylize_video(pipe, tmp_path / name, tmp_path / "out" / "x.mp4")
         assert not list(tmp_path.glob("out/*"))
+
+
+def test_frames_over_the_limits_are_not_decoded(pipe, film, tmp_path, monkeypatch):
+    strict = StylePipeline(pipe.model, replace(DEFAULT_POLICY, max_pixels=1000))
+    monkeypatch.setattr(video, "_style_frame", lambda *args: pytest.fail("a frame was decoded"))
+    with pytest.raises(ImageTooLarge, match="x 39 pixels"):
+        stylize_video(strict, film, tmp_path / "out" / "x.mp4")
+    assert not list(tmp_path.glob("out/*"))
 
 
 @pytest.mark.parametrize(

@@ -55,11 +55,18 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
         a: (B, C, H, W) in [-1, 1], at least 11 pixels a side.
         b: likewise.
     """
+    luminance, structure = similarity(a, b)
+    return (luminance * structure).mean()
+
+
+@full_precision
+def similarity(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The two factors of :func:`ssim`, of brightness and of structure, at all windows: (B, C, H - 10, W - 10) each."""
     a, b = (a + 1) / 2, (b + 1) / 2
-    mean_a, mean_b, aa, bb, ab = _windows(torch.stack([a, b, a * a, b * b, a * b]))
+    mean_a, mean_b, aa, bb, ab = windows(torch.stack([a, b, a * a, b * b, a * b]))
     luminance = (2 * mean_a * mean_b + 0.01**2) / (mean_a**2 + mean_b**2 + 0.01**2)
     variance = aa - mean_a**2 + bb - mean_b**2
-    return (luminance * (2 * (ab - mean_a * mean_b) + 0.03**2) / (variance + 0.03**2)).mean()
+    return luminance, (2 * (ab - mean_a * mean_b) + 0.03**2) / (variance + 0.03**2)
 
 
 def ssim_loss(a: Tensor, b: Tensor) -> Tensor:
@@ -70,7 +77,7 @@ def ssim_loss(a: Tensor, b: Tensor) -> Tensor:
 @full_precision
 def gray(image: Tensor) -> Tensor:
     """BT.601 luma: (B, 3, H, W) to (B, 1, H, W) in the same range."""
-    return _yuv(image, YUV[:1])
+    return yuv(image, YUV[:1])
 
 
 @full_precision
@@ -79,18 +86,19 @@ def color_loss(image: Tensor, target: Tensor) -> Tensor:
 
     As there, in YUV of pictures in [0, 1].
     """
-    y, chroma = _yuv((image - target) / 2, YUV).split((1, 2), dim=1)  # of the difference: YUV is linear
+    y, chroma = yuv((image - target) / 2).split((1, 2), dim=1)  # of the difference: YUV is linear
     return y.abs().mean() + 2 * F.huber_loss(chroma, torch.zeros_like(chroma))
 
 
-def _yuv(image: Tensor, rows: tuple[tuple[float, ...], ...]) -> Tensor:
+def yuv(image: Tensor, rows: tuple[tuple[float, ...], ...] = YUV) -> Tensor:
+    """The channels that `rows` make of RGB: (B, 3, H, W) to (B, rows, H, W)."""
     # Sums, not a convolution or product, which a GPU may round to TF32.
     channels = image.unbind(1)
     return torch.stack([sum(w * x for w, x in zip(row, channels, strict=True)) for row in rows], dim=1)
 
 
-def _windows(x: Tensor) -> Tensor:
-    """Gaussian means over all windows, (..., H, W) to (..., H - 10, W - 10)."""
+def windows(x: Tensor) -> Tensor:
+    """Gaussian means over all windows of :func:`ssim`, (..., H, W) to (..., H - 10, W - 10)."""
     kernel = torch.exp(-(torch.arange(-5, 6, dtype=torch.float64) ** 2) / (2 * 1.5**2))
     weights = (kernel / kernel.sum()).tolist()
     for dim in (-2, -1):

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .. import configs, rng
 from ..configs import Range
-from ..errors import ConfigError
-from ..features import VGG19, FeatureNetwork, SqueezeNet
-from ..precision import full
+from ..features import FeatureNetwork
+from . import bootstrap
+from .bootstrap import ROWS
+from .looks import DEFAULT_LAYERS, FeatureMetric, check_rows, look, pool
 
-# The last layer before the classifier, as in the paper, and of VGG-19 the deepest that all known files have. Layers
-# in the middle are less noisy, but right textures alone please them: the pictures of one style that shows a grid
-# came to 0.2 of the photographs' distance at fire3, and to 0.7 at fire9.
-DEFAULT_LAYERS = {SqueezeNet: "fire9", VGG19: "relu5_1"}
-ROWS = 1024  # of a kernel matrix that are in memory at a time
+__all__ = ["DEFAULT_LAYERS", "KID", "estimate", "kid", "look", "pool", "resampled"]
 
 
 def kid(x: Tensor, y: Tensor) -> float:
@@ -46,7 +41,7 @@ def estimate(x: Tensor, y: Tensor) -> tuple[float, float]:
     on the safe side, for sets of one distribution. It tells how much other pictures of the same kind would change
     the number; two numbers on the same pictures differ by much less.
     """
-    _check(x, y)
+    check_rows(x, y, "KID", 3)
     x, y = x.double(), y.double()
     n, m = len(x), len(y)
     within_x, within_y = (_sums(z, z) - _kernel((z * z).sum(1), z.shape[1]) for z in (x, y))
@@ -59,29 +54,19 @@ def estimate(x: Tensor, y: Tensor) -> tuple[float, float]:
     return value.item(), variance.sqrt().item()
 
 
-def pool(features: Tensor) -> Tensor:
-    """Features (B, C, H, W) as rows for :func:`kid`: their means over all places, scaled to length sqrt(C).
+def resampled(x: Tensor, y: Tensor, times_x: Tensor, times_y: Tensor) -> Tensor:
+    """:func:`kid` under draws (r, n) and (r, m), see :mod:`styleforge.metrics.bootstrap`: (r,)."""
+    check_rows(x, y, "KID", 3)
+    x, y = x.double(), y.double()
 
-    So `x.y / d` is a cosine, whatever units a network computes in. Here we differ from the paper, which takes the
-    means as they are: its kernel is made for the units of Inception. As they are, those of SqueezeNet at fire9 gave
-    KIDs of millions, and twice the noise relative to the distance between photographs and paintings.
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return _kernel(a @ b.T, x.shape[1])
 
-    Returns:
-        (B, C), float64, on the CPU.
-    """
-    means = full(features).mean((2, 3)).cpu().double()
-    return F.normalize(means, dim=1) * means.shape[1] ** 0.5
+    alike = bootstrap.within(kernel, x, times_x) + bootstrap.within(kernel, y, times_y)
+    return alike - 2 * bootstrap.between(kernel, x, y, times_x, times_y)
 
 
-@torch.no_grad()
-def look(network: FeatureNetwork, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-    """Features of pictures (B, 3, H, W) in [-1, 1] by layer, in float32 and on the network's device."""
-    images = full(images).to(network.mean.device)
-    with torch.autocast(images.device.type, enabled=False):
-        return network(images, layers)
-
-
-class KID:
+class KID(FeatureMetric):
     """KID of two sets of pictures, which come in batches of any size.
 
     With a network other than Inception, and by :func:`pool`, it cannot be compared with the KIDs of papers.
@@ -108,15 +93,8 @@ class KID:
         seed: Annotated[int, Range(0, 2**31)] = 0,
     ) -> None:
         configs.check(KID.__init__, {"subsets": subsets, "subset_size": subset_size, "seed": seed}, "KID")
-        self.features, self.layer = features, layer or DEFAULT_LAYERS[type(features)]
+        super().__init__(features, layer=layer)
         self.subsets, self.subset_size, self.seed = subsets, subset_size, seed
-        self._rows: dict[str, list[Tensor]] = {"real": [], "fake": []}
-
-    def update(self, real: Tensor | None = None, fake: Tensor | None = None) -> None:
-        """Take in more pictures, (B, 3, H, W) in [-1, 1]; only their features are kept."""
-        for name, images in (("real", real), ("fake", fake)):
-            if images is not None:
-                self._rows[name].append(pool(look(self.features, images, [self.layer])[self.layer]))
 
     def compute(self) -> dict[str, float]:
         """What is known so far.
@@ -129,7 +107,7 @@ class KID:
         Raises:
             ConfigError: fewer than 3 pictures of either set; features with NaN or infinity.
         """
-        real, fake = (torch.cat(rows) if rows else torch.empty(0, 1) for rows in self._rows.values())
+        real, fake = self._rows.values()
         value, error = estimate(real, fake)
         size = max(3, min(self.subset_size, len(real) // 2, len(fake) // 2))
         draws = [kid(*self._draw(real, fake, size, number)) for number in range(self.subsets)]
@@ -148,16 +126,3 @@ def _kernel(products: Tensor, width: int) -> Tensor:
 def _sums(x: Tensor, y: Tensor) -> Tensor:
     """The sum over `y` of its kernel with each row of `x`."""
     return torch.cat([_kernel(rows @ y.T, x.shape[1]).sum(1) for rows in x.split(ROWS)])
-
-
-def _check(x: Tensor, y: Tensor) -> None:
-    problem = None
-    if min(len(x), len(y)) < 3:
-        problem = f"{len(x)} and {len(y)} pictures", "at least 3 each", "Give more pictures."
-    elif x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        problem = f"{tuple(x.shape)} and {tuple(y.shape)}", "(n, d) and (m, d)", "Take both from one layer."
-    elif not (x.isfinite().all() and y.isfinite().all()):
-        problem = "NaN or infinity", "numbers", "Look at the pictures, and at the weights that made them."
-    if problem:
-        found, allowed, todo = problem
-        raise ConfigError("There is no KID of these features", found=found, allowed=allowed, todo=todo)
