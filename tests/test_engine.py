@@ -67,7 +67,7 @@ def test_tiles_give_what_the_whole_gives(model, config):
     image = picture(97, 134) if multiple == 1 else picture(96, 128 + multiple)
     whole = net(image)
     assert whole.std() > 0.005
-    assert difference(run_tiled(net, image, tile=32), whole) <= (2e-3 if model is UGATITGenerator else 2e-5)
+    assert difference(run_tiled(net, image, tile=32), whole) <= 2e-5
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.5])
@@ -97,7 +97,7 @@ def test_what_waits_may_lie_in_files(tmp_path, monkeypatch):
         stored.append(len(list(tmp_path.rglob("*"))))
 
     assert difference(run_tiled(net, image, tile=48, progress=progress), net(image)) <= 2e-5
-    assert max(stored) > 6, "nothing was ever in a file"
+    assert max(stored) > 3, "no two maps were ever in files"
     assert not list(tmp_path.iterdir())
     rounds = 1 + len(trace(net, image, {}).cuts)
     assert seen == [(n + 1, 6 * rounds) for n in range(6 * rounds)]
@@ -141,7 +141,7 @@ def test_a_plan_keeps_to_its_budget_or_says_what_it_needs():
     with pytest.raises(ConfigError, match=r"too little memory.*at least .* MiB.*max_memory"):
         plan(net, image, 2**20)
     with pytest.raises(ConfigError, match=r"fit neither.*TMPDIR"):
-        tiled._check_disk(small.trace, [tiled._Tile(s, s) for s in [tiled._Span(0, 2**20, 0, 2**20, 2**20)]], 0, {})
+        tiled._check_disk(trace(net, torch.zeros(1).expand(1, 3, 2**20, 2**20), {}), 0)
 
 
 def test_networks_that_see_the_whole_say_so():

@@ -1,22 +1,26 @@
 """One picture in tiles that together compute what the whole would: any size in bounded memory.
 
-Tiles overlap by as far as a pixel reaches, so all that ties them together is what a network sums up over the whole
-picture: the statistics of its norms, pooled features, peaks of heat maps. A tile runs until it needs such a sum, gives
-its share (in float64, overlaps left out) and waits; when the last has given its share, all go on from where they are.
-To go on, the forward pass is called again and answered from what is known: calls before the pause are not computed but
-give stand-ins of the right shape, and what was alive at the pause comes from memory or, if that is full, from a file.
+A network sums up over the whole picture: the statistics of its norms, pooled features, peaks of heat maps. A tile runs
+until it needs such a sum, gives its share (in float64, overlaps left out) and waits; when the last has given its share,
+all go on from where they are. What was alive at the pause has been put together to maps of the whole picture, in memory
+or, if that is full, in files, and each tile takes its part of them with a margin: so tiles overlap by as far as a pixel
+reaches between two sums only, a few pixels. To go on, the forward pass is called again and answered from what is known:
+calls before the pause are not computed but give stand-ins of the right shape. Where all sums are known before, nothing
+waits, and tiles overlap by as far as a pixel reaches at all.
 """
 
 from __future__ import annotations
 
+import errno
 import itertools
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -58,7 +62,11 @@ class Plan:
 
 
 def plan(
-    model: nn.Module, image: Tensor, max_bytes: int | None = None, options: Mapping[str, Any] | None = None
+    model: nn.Module,
+    image: Tensor,
+    max_bytes: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    statistics: Statistics = "exact",
 ) -> Plan:
     """Choose tiles for a picture.
 
@@ -67,6 +75,7 @@ def plan(
         image: (1, C, H, W); only its shape matters.
         max_bytes: what may be needed beside the model, the input and the output; by default half of the free memory.
         options: further arguments of the model.
+        statistics: see :func:`run_tiled`.
 
     Raises:
         ConfigError: the budget is too small for any tile, or too small for a network that takes no tiles.
@@ -85,8 +94,10 @@ def plan(
             allowed=f"{max_bytes / memory.GIB:.1f} GiB",
             todo="Allow more memory (max_memory), or make the picture smaller.",
         )
-    pixels = max_bytes * WORKING * steps.height * steps.width / whole
-    overlap = 2 * _halo(steps)
+    waits = statistics == "exact" and bool(steps.cuts)
+    share = WORKING if waits else WORKING + WAITING
+    pixels = max_bytes * share * steps.height * steps.width / whole
+    overlap = 2 * _halo(steps, waits)
     tile = min(LARGEST_TILE, int(math.sqrt(pixels)) - overlap) // steps.align * steps.align
     if tile < max(SMALLEST_TILE, steps.align):
         least = (max(SMALLEST_TILE, steps.align) + overlap + steps.align) ** 2 * whole / (steps.height * steps.width)
@@ -94,7 +105,7 @@ def plan(
             "There is too little memory for this network, even in tiles",
             where=type(model).__name__,
             found=f"{max_bytes / 2**20:.0f} MiB",
-            allowed=f"at least {least / WORKING / 2**20:.0f} MiB",
+            allowed=f"at least {least / share / 2**20:.0f} MiB",
             todo="Allow more (max_memory), or close other programs.",
         )
     return Plan(steps, tile, int(max_bytes * WAITING))
@@ -113,9 +124,9 @@ def run_tiled(
 ) -> Tensor:
     """What `model(image, **options)` gives, in tiles if the whole does not fit.
 
-    Exact statistics compute each tile once, and keep what waits for the others: the features that are alive at a norm,
-    256 bytes for each pixel of a residual generator of width 64 in float32, and as much again as tiles overlap. What
-    does not fit into the budget is written to the folder for temporary files.
+    Exact statistics compute each tile once, and keep what waits for the others: the features that are alive at two
+    norms in a row, 512 bytes for each pixel of a residual generator of width 64 in float32. What does not fit into the
+    budget is written to the folder for temporary files.
 
     Args:
         model: a network in evaluation mode.
@@ -135,7 +146,7 @@ def run_tiled(
     """
     options = dict(options or {})
     if tile is None:
-        chosen = plan(model, image, max_bytes, options)
+        chosen = plan(model, image, max_bytes, options, statistics)
     else:
         chosen = Plan(trace(model, image, options), tile, 2**63)
     if chosen.tile is None:
@@ -156,11 +167,12 @@ def _rounds(
 ) -> Tensor:
     """All tiles up to the first sum that is not known, again and again, until all have arrived."""
     steps = chosen.trace
-    tiles = list(_tiles(steps, chosen.tile))
-    total, done = len(tiles) * (1 + len(steps.cuts.keys() - sums.keys())), 0
+    pauses = len(steps.cuts.keys() - sums.keys())
+    tiles = list(_tiles(steps, chosen.tile, _halo(steps, pauses > 0)))
+    total, done = len(tiles) * (1 + pauses), 0
     result: Tensor | None = None
-    with _Store(chosen.held, _check_disk(steps, tiles, chosen.held, sums)) as store:
-        runs = [_Run(steps, tile, sums, _Shelf(store, number)) for number, tile in enumerate(tiles)]
+    with _Store(steps, chosen.held, _check_disk(steps, chosen.held) if pauses else None) as store:
+        runs = [_Run(steps, tile, sums, store) for tile in tiles]
         while result is None:
             wanted, shares = None, None
             for run in runs:
@@ -176,6 +188,7 @@ def _rounds(
                 progress(done, total)
             if wanted:
                 sums[wanted] = shares
+                store.keep(steps.waiting(steps.cuts[wanted]))
     return result
 
 
@@ -186,12 +199,14 @@ def _thumbnail(model: nn.Module, image: Tensor, options: Mapping[str, Any]) -> S
     small = [max(1, round(side * factor / steps.align)) * steps.align for side in image.shape[2:]]
     copy = F.interpolate(image, small, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
     steps, sums = trace(model, copy, options), {}
-    run = _Run(steps, next(_tiles(steps, max(small))), sums, _Shelf(_Store(2**63, None), 0))
+    store = _Store(steps, 2**63, None)
+    run = _Run(steps, next(_tiles(steps, max(small), 0)), sums, store)
     while True:
         try:
             run(model, copy, options)
         except _Pause as pause:
             sums[pause.wanted] = pause.share
+            store.keep(steps.waiting(steps.cuts[pause.wanted]))
         else:
             return sums
 
@@ -220,6 +235,10 @@ class _Span:
         stop = length if self.core_end == self.size else (self.core_end - self.begin) // scale
         return slice((self.core_begin - self.begin) // scale, stop)
 
+    def whole(self, scale: int, length: int) -> slice:
+        """Where `length` features of the tile lie in the map of the picture."""
+        return slice(self.begin // scale, self.begin // scale + length)
+
 
 @dataclass(frozen=True)
 class _Tile:
@@ -238,13 +257,14 @@ class _Tile:
         result[:, :, rows.core_begin : rows.core_end, columns.core_begin : columns.core_end] = core
 
 
-def _halo(steps: Trace) -> int:
-    return math.ceil(steps.radius / steps.align) * steps.align
+def _halo(steps: Trace, waits: bool) -> int:
+    """How far a tile overlaps, when it waits for sums or not."""
+    return math.ceil((steps.stride if waits else steps.radius) / steps.align) * steps.align
 
 
-def _tiles(steps: Trace, tile: int) -> Iterator[_Tile]:
+def _tiles(steps: Trace, tile: int, halo: int) -> Iterator[_Tile]:
     """Tiles of about equal size, row by row."""
-    spans = [list(_spans(size, tile, _halo(steps), steps.align)) for size in (steps.height, steps.width)]
+    spans = [list(_spans(size, tile, halo, steps.align)) for size in (steps.height, steps.width)]
     return itertools.starmap(_Tile, itertools.product(*spans))
 
 
@@ -260,79 +280,95 @@ def _spans(size: int, tile: int, halo: int, align: int) -> Iterator[_Span]:
 
 
 class _Store:
-    """Tensors by key: in memory as long as they fit, else in files.
+    """Maps of the whole picture by step, put together from tiles: in memory as long as they fit, else in files.
 
     Args:
+        steps: of the pass.
         limit: bytes in memory.
         folder: for files, made and removed here; None if there will be none.
     """
 
-    def __init__(self, limit: int, folder: Path | None) -> None:
-        self._left, self._folder = limit, folder
-        self._kept: dict[Any, Tensor] = {}
+    def __init__(self, steps: Trace, limit: int, folder: Path | None) -> None:
+        self._steps, self._left, self._folder = steps, limit, folder
+        self._maps: dict[int, Tensor | BinaryIO] = {}
 
     def __enter__(self) -> _Store:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._kept.clear()
+        self.keep(set())
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def put(self, key: tuple[int, int], tensor: Tensor) -> None:
-        if self._folder is None or tensor.nbytes <= self._left:
-            self._left -= tensor.nbytes
-            self._kept[key] = tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
-        else:
-            # Not mapped into memory: pages of a mapping count as ours.
-            tensor.cpu().contiguous().view(torch.uint8).numpy().tofile(self._path(key))
+    def put(self, step: int, tile: _Tile, features: Tensor) -> None:
+        """Keep the core of a tile's features (1, C, h, w)."""
+        scale = self._steps.scales[step]
+        core, rows, columns = tile.core(features, scale), tile.rows, tile.columns
+        down, right = rows.core_begin // scale, columns.core_begin // scale
+        whole = self._map(step, core)
+        if isinstance(whole, Tensor):
+            whole[:, :, down : down + core.shape[2], right : right + core.shape[3]] = core
+            return
+        # Rows of the map as bytes, channels last: each row of a tile is one piece of the file. Not mapped into memory:
+        # pages of a mapping count as ours.
+        raw = core[0].permute(1, 2, 0).cpu().contiguous().view(torch.uint8).flatten(1).numpy()
+        for row, line in enumerate(raw):
+            self._seek(whole, step, down + row, right, core)
+            if whole.write(line) != line.nbytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._folder)
 
-    def get(self, key: tuple[int, int], like: Tensor) -> Tensor:
-        if key in self._kept:
-            return self._kept[key]
-        raw = torch.from_numpy(np.fromfile(self._path(key), np.uint8))
-        return raw.view(like.dtype).view(like.shape).to(like.device)
+    def get(self, step: int, tile: _Tile, like: Tensor) -> Tensor:
+        """A tile's features with its margins, of the shape and type of `like`."""
+        scale, whole = self._steps.scales[step], self._maps[step]
+        down, right = tile.rows.whole(scale, like.shape[2]), tile.columns.whole(scale, like.shape[3])
+        if isinstance(whole, Tensor):
+            return whole[:, :, down, right].contiguous(memory_format=_layout(whole))
+        raw = np.empty((like.shape[2], like.shape[3] * like.shape[1] * like.element_size()), np.uint8)
+        for row, line in enumerate(raw):
+            self._seek(whole, step, down.start + row, right.start, like)
+            if whole.readinto(line) != line.nbytes:
+                raise OSError(errno.EIO, "a temporary file has become shorter", self._folder)
+        features = torch.from_numpy(raw).view(like.dtype).view(*like.shape[2:], like.shape[1])
+        return features.permute(2, 0, 1)[None].to(like.device)
 
-    def drop(self, key: tuple[int, int]) -> None:
-        tensor = self._kept.pop(key, None)
-        if tensor is None:
-            self._path(key).unlink()
-        else:
-            self._left += tensor.nbytes
+    def keep(self, steps: set[int]) -> None:
+        """Of all maps only these."""
+        for step in self._maps.keys() - steps:
+            gone = self._maps.pop(step)
+            if isinstance(gone, Tensor):
+                self._left += gone.nbytes
+            else:
+                gone.close()
+                os.unlink(gone.name)
 
-    def _path(self, key: tuple[int, int]) -> Path:
-        return self._folder / "{}-{}".format(*key)
+    def _map(self, step: int, core: Tensor) -> Tensor | BinaryIO:
+        if step not in self._maps:
+            shape = 1, core.shape[1], *self._steps.sizes[step]
+            size = math.prod(shape) * core.element_size()
+            if self._folder is None or size <= self._left:
+                self._left -= size
+                self._maps[step] = torch.empty(shape, dtype=core.dtype, device=core.device, memory_format=_layout(core))
+            else:
+                self._maps[step] = open(self._folder / str(step), "w+b", buffering=0)  # noqa: SIM115
+        return self._maps[step]
 
-
-class _Shelf:
-    """The part of a store that belongs to one tile."""
-
-    def __init__(self, store: _Store, number: int) -> None:
-        self._store, self._number = store, number
-        self._steps: set[int] = set()
-
-    def get(self, step: int, like: Tensor) -> Tensor:
-        return self._store.get((self._number, step), like)
-
-    def keep(self, living: Mapping[int, Tensor], needed: Callable[[int], bool]) -> None:
-        """Keep of what lives what is needed, and nothing else any more."""
-        for step in [step for step in self._steps if not needed(step)]:
-            self._steps.remove(step)
-            self._store.drop((self._number, step))
-        for step, tensor in living.items():
-            if needed(step) and step not in self._steps:
-                self._steps.add(step)
-                self._store.put((self._number, step), tensor)
+    def _seek(self, file: BinaryIO, step: int, row: int, column: int, like: Tensor) -> None:
+        place = row * self._steps.sizes[step][1] + column
+        file.seek(place * like.shape[1] * like.element_size())
 
 
-def _check_disk(steps: Trace, tiles: list[_Tile], held: int, sums: Sums) -> Path | None:
+def _layout(features: Tensor) -> torch.memory_format:
+    last = features.stride(1) == 1 and features.shape[1] > 1
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _check_disk(steps: Trace, held: int) -> Path | None:
     """A folder for what does not fit into memory.
 
     Raises:
         ConfigError: it would not fit there either.
     """
-    pixels = sum((t.rows.end - t.rows.begin) * (t.columns.end - t.columns.begin) for t in tiles)
-    need = 0 if steps.cuts.keys() <= sums.keys() else steps.held() * pixels // (steps.height * steps.width)
+    need = steps.held()
     if need <= held:
         return None
     free = shutil.disk_usage(tempfile.gettempdir()).free
@@ -375,13 +411,14 @@ class _Run(TorchFunctionMode):
         steps: the pass over the whole picture.
         tile: where.
         sums: those that are known; others may be added between two goes.
-        shelf: what is alive in a pause.
+        store: what is alive in a pause.
     """
 
-    def __init__(self, steps: Trace, tile: _Tile, sums: Sums, shelf: _Shelf) -> None:
+    def __init__(self, steps: Trace, tile: _Tile, sums: Sums, store: _Store) -> None:
         super().__init__()
         self.tile = tile
-        self._steps, self._sums, self._shelf = steps, sums, shelf
+        self._steps, self._sums, self._store = steps, sums, store
+        self._stored: set[int] = set()
         self._calls: list[Any] = []  # what the calls before the pause gave
         self._begin_again()
 
@@ -395,8 +432,10 @@ class _Run(TorchFunctionMode):
         try:
             with self:
                 return model(self._label(self.tile.cut(image)), **options)
-        except _Pause:
-            self._shelf.keep(self._living, lambda step: self._steps.last_use[step] >= self._next)
+        except _Pause as pause:
+            for step in self._steps.waiting(self._steps.cuts[pause.wanted]) - self._stored:
+                self._store.put(step, self.tile, self._living[step])
+                self._stored.add(step)
             raise
         finally:
             self._living = {}
@@ -434,7 +473,9 @@ class _Run(TorchFunctionMode):
         return known
 
     def _compute(self, func: Any, name: str, kind: str | None, args: Any, kwargs: dict[str, Any]) -> Any:
-        if name in ("shape", "__get__", "dim", "size", "numel"):
+        if name == "numel":  # that of the whole picture, as its sums are
+            return args[0].shape[:2].numel() * math.prod(self._steps.sizes[args[0]._step])
+        if name in ("shape", "__get__", "dim", "size"):
             return func(*args, **kwargs)
         if kind:
             total = self._total(args[0], kind)
@@ -470,7 +511,7 @@ class _Run(TorchFunctionMode):
         if not isinstance(value, Tensor) or not hasattr(value, "_step"):
             return value
         if value._step not in self._living and not any(value.stride()) and value.numel() > 1:
-            self._living[value._step] = self._shelf.get(value._step, value)
+            self._living[value._step] = self._store.get(value._step, self.tile, value)
         return self._living.get(value._step, value)
 
     def _total(self, features: Tensor, kind: str) -> Tensor:
@@ -488,10 +529,8 @@ class _Run(TorchFunctionMode):
             value = total
         else:
             count, first, second = total
-            value = first / count
-            if name == "sum":  # of as many pixels as this tile has, which is what a caller divides by
-                value = value * features.shape[2:].numel()
-            elif name == "var":
+            value = first if name == "sum" else first / count
+            if name == "var":
                 value = (second - count * value.square()).clamp_min(0) / (count - 1)
         value = value.to(features.dtype)[None]
         keeps = name == "adaptive_avg_pool2d" or kwargs.get("keepdim") or True in args[2:]

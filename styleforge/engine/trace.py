@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ class Trace:
         last_use: for each step, the last step that needs it.
         cuts: the sums over the whole picture that the pass waits for, (step, kind), and the step that needs them.
         radius: how far a pixel reaches, statistics left aside, in pixels.
+        stride: how far it reaches between two of the sums that the pass waits for.
         align: tiles begin at multiples of this.
         refusal: why the pass cannot be run in tiles.
     """
@@ -56,6 +58,7 @@ class Trace:
     last_use: list[int] = field(default_factory=list)
     cuts: dict[tuple[int, str], int] = field(default_factory=dict)
     radius: int = 0
+    stride: int = 0
     align: int = 1
     refusal: str | None = None
 
@@ -64,8 +67,13 @@ class Trace:
         return max((self._live(step) + 2 * own for step, own in enumerate(self.bytes)), default=0)
 
     def held(self) -> int:
-        """Bytes of the features of the whole picture that wait at the largest of the cuts."""
-        return max((self._live(at) for at in self.cuts.values()), default=0)
+        """Bytes of the features of the whole picture that wait at two cuts in a row, at the worst of them."""
+        waiting = [self.waiting(at) for at in sorted(set(self.cuts.values()))]
+        return max((sum(self.bytes[step] for step in a | b) for a, b in pairwise([set(), *waiting])), default=0)
+
+    def waiting(self, at: int) -> set[int]:
+        """The steps that are needed from step `at` on, but for the picture itself."""
+        return {step for step in range(1, at) if self.last_use[step] >= at}
 
     def _live(self, step: int) -> int:
         return sum(size for size, last in zip(self.bytes[:step], self.last_use, strict=False) if last >= step)
@@ -150,10 +158,11 @@ class _Tracer(TorchFunctionMode):
         super().__init__()
         self.trace = Trace(height, width)
         self._reached: list[int] = []  # pixels, for each step
+        self._since: list[tuple[int, int]] = []  # the number of cuts so far, and pixels since the last of them
 
     def begin(self, image: Tensor) -> Tensor:
         """The picture as step 0."""
-        return self._step(image, scale=1, reached=0)
+        return self._step(image, scale=1, reached=0, since=0)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -173,15 +182,20 @@ class _Tracer(TorchFunctionMode):
                 return result
         reach = _reach(name, args, kwargs)
         reached = max(self._reached[s] + (reach or 0) * found.scales[s] for s in sources)
+        since = max(self._reached_since(s) + (reach or 0) * found.scales[s] for s in sources)
         scale = max(found.scales[s] for s in sources) if name == "pad" else None
         changed = results[0].shape[2:] not in [t.shape[2:] for t in given]
         if results[0].ndim == 4 and (reach is None or (changed and name in _POINTWISE)):
             self._refuse(f"nothing is known of {name}")
         for place, tensor in enumerate(results):
-            results[place] = self._step(tensor, scale, reached)
+            results[place] = self._step(tensor, scale, reached, since)
         return results[0] if isinstance(result, Tensor) else type(result)(results)
 
-    def _step(self, tensor: Tensor, scale: int | None, reached: int) -> Tensor:
+    def _reached_since(self, step: int) -> int:
+        cuts, pixels = self._since[step]
+        return pixels if cuts == len(self.trace.cuts) else 0
+
+    def _step(self, tensor: Tensor, scale: int | None, reached: int, since: int) -> Tensor:
         found = self.trace
         if scale is None:
             scale = round(found.height / tensor.shape[2]) if tensor.ndim == 4 else 0
@@ -194,8 +208,9 @@ class _Tracer(TorchFunctionMode):
         found.bytes.append(tensor.numel() * tensor.element_size() if scale else 0)
         found.last_use.append(-1)
         found.align = math.lcm(found.align, scale or 1)
-        found.radius = max(found.radius, reached)
+        found.radius, found.stride = max(found.radius, reached), max(found.stride, since)
         self._reached.append(reached)
+        self._since.append((len(found.cuts), since))
         return tensor
 
     def _refuse(self, why: str) -> None:
