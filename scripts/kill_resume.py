@@ -110,6 +110,7 @@ def draw_pictures(folder: Path, kind: str) -> tuple[str | None, str]:
         "unpaired": (source, target),
         "paired": (source, source),
         "images": (None, target),
+        "damaged": (None, target),
         "styles": (source, f"{target}/0.png"),
     }[kind]
 

@@ -1,16 +1,20 @@
 """The command line: what a person types, and what they read when it goes wrong."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import test_convert
+import torch
 from PIL import Image
 
 from styleforge import ResnetGenerator, StylePipeline, bundled_styles, configs, methods
 from styleforge.adaptation import Adaptation
 from styleforge.cli import cli, main
+from styleforge.models import AnimeGANGenerator
 from styleforge.runs import TrainConfig
 
 
@@ -337,3 +341,77 @@ def test_export_writes_a_graph_or_says_what_is_missing(call, style, tmp_path, mo
     monkeypatch.setitem(sys.modules, "onnx", None)
     code, _, err = call("export", style, "-o", tmp_path / "x.onnx")
     assert code == 1 and "styleforge[export]" in err and not (tmp_path / "x.onnx").exists()
+
+
+def test_a_strangers_checkpoint_becomes_a_style(call, photo, tmp_path):
+    network = AnimeGANGenerator(width=4)
+    config = {"width": 4}
+    foreign = test_convert.foreign("animegan2", network, config)
+    torch.save({f"module.{name}": tensor for name, tensor in foreign.items()}, tmp_path / "latest_net_G.pth")
+    code, out, err = call("convert", tmp_path / "latest_net_G.pth", "-o", tmp_path / "style", "--license", "mit")
+    assert code == 0 and "generator" in out, err
+    assert call("stylize", photo, "-s", tmp_path / "style")[0] == 0
+    code, _, err = call("convert", tmp_path / "latest_net_G.pth", "-o", tmp_path / "style")
+    assert code == 1 and "Choose another" in err
+
+
+def test_a_card_is_written_checked_and_needed_for_a_push(call, style, photo, hub, tmp_path):
+    place = tmp_path / "mine"
+    shutil.copytree(style, place)
+    code, _, err = call("push", place, "tester/no-license")
+    assert code == 1 and "license" in err and "tester/no-license" not in hub.repos
+    code, out, _ = call("card", place, "--license", "cc0-1.0", "--picture", photo, "--limits", "Everything.")
+    assert code == 0 and out.strip() == str(place / "README.md")
+    assert "Everything." in (place / "README.md").read_text()
+    assert call("card", place, "--check")[0] == 0
+    code, out, _ = call("card", place, "--check", "--json")
+    assert code == 0 and not [problem for problem in json.loads(out) if problem["severity"] == "error"]
+    (place / "README.md").write_text("---\nlicense: [\n---\n# x\n")
+    code, out, _ = call("card", place, "--check")
+    assert code == 1 and "line" in out
+
+
+def test_a_dry_push_says_what_would_happen(call, style, hub):
+    code, out, _ = call("push", style, "tester/dry", "--license", "mit", "--dry-run")
+    assert code == 0 and "created" in out and "model.safetensors" in out and "would go to tester/dry" in out
+    code, out, _ = call("push", style, "tester/dry", "--license", "mit", "--dry-run", "--json")
+    assert code == 0 and json.loads(out)["dry_run"] and "tester/dry" not in hub.repos
+
+
+def test_styles_can_be_searched(call):
+    code, out, _ = call("styles", "--search", "MONET", "--json")
+    assert code == 0 and [row["name"] for row in json.loads(out)] == ["fastcut-monet"]
+    assert call("styles", "--search", "nothing-like-it") == (0, "", "")
+
+
+def test_evaluate_writes_figures_and_a_page(call, style, trained, tmp_path):
+    _, pictures = trained
+    words = ["--source", pictures, "--target", pictures, "-o", tmp_path / "out", "--size", "64"]
+    code, out, err = call("evaluate", style, *words)
+    assert code == 0 and "edges" in out and "color transfer" in out, err
+    assert (tmp_path / "out" / "report.html").exists()
+    code, out, _ = call("evaluate", style, *words, "--json")
+    assert code == 0 and json.loads(out)["protocol"]["n_source"] == 3
+
+
+def test_a_survey_from_preparing_to_results(call, style, trained, tmp_path):
+    _, pictures = trained
+    study = tmp_path / "study"
+    code, out, err = call("survey", "prepare", f"a={style}", "b=fastcut-monet", "--images", pictures, "-o", study)
+    assert code == 0 and "survey serve" in out, err
+    code, out, _ = call("survey", "results", study, "--json")
+    assert code == 0 and json.loads(out)
+    code, out, _ = call("survey", "results", study, "--csv")
+    assert code == 0 and len(out.splitlines()) == 1
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete(call, shell):
+    code, out, _ = call("completion", shell)
+    assert code == 0 and "_STYLEFORGE_COMPLETE" in out
+
+
+def test_the_doctor_reports(call):
+    code, out, _ = call("doctor", "--json")
+    topics = {finding["topic"]: finding["state"] for finding in json.loads(out)}
+    assert topics["torch"] in ("ok", "note") and code == int("wrong" in topics.values())

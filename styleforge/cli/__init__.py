@@ -18,8 +18,8 @@ from . import learn, share, use
 
 SECTIONS: dict[str, list[click.Command]] = {
     "Use styles": [use.stylize, use.batch, use.video, use.generate, use.invert, use.explain, use.export],
-    "Make styles": [learn.data, learn.train, learn.adapt, learn.report],
-    "Share styles": [share.styles, share.push],
+    "Make styles": [learn.data, learn.train, learn.adapt, learn.report, learn.evaluate],
+    "Share styles": [share.styles, share.convert, share.card, share.push, share.demo, share.survey],
     "This machine": [share.doctor, share.completion],
 }
 
@@ -35,7 +35,7 @@ class Sections(click.Group):
         """A heading each."""
         for title, commands in SECTIONS.items():
             with formatter.section(title):
-                formatter.write_dl([(str(c.name), c.get_short_help_str(90)) for c in commands])
+                formatter.write_dl([(str(c.name), c.get_short_help_str(200)) for c in commands])
 
 
 @click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -246,13 +246,22 @@ def explain(picture: Path, output: Path, reference: str | None, discriminator: s
 
 @click.command()
 @click.argument("style")
-@output_option("File, for example style.onnx.")
+@output_option("File: .onnx, or .safetensors for spandrel and chaiNNer.")
 @click.option("--license", default="", help="Licence of the weights, to be written into the file.")
 @REVISION
 @SUBFOLDER
 @OFFLINE
 def export(style: str, output: Path, license: str, **options: Any) -> None:
-    """Write STYLE as one ONNX graph for pictures of any size, compared with PyTorch before the file is kept."""
+    """Write STYLE for other programs, as one ONNX graph for pictures of any size or as a file for spandrel.
+
+    A graph is compared with PyTorch at three sizes before the file is kept.
+    """
+    if output.suffix == ".safetensors":
+        from ..bridges import spandrel
+
+        options["local_files_only"] = options.pop("offline")
+        click.echo(spandrel.save(style, output, **options))
+        return
     from ..export import export_onnx
 
     made = export_onnx(load(style, device="cpu", **options), output, name=Path(style).name, license=license)
