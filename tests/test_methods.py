@@ -54,6 +54,22 @@ def test_without_identity_targets_are_not_translated():
     assert sizes == [2]
 
 
+@pytest.mark.parametrize("flipped", [False, True])
+def test_shift_equivariance_tells_a_pattern_that_stays_from_one_that_moves(flipped, monkeypatch):
+    method = methods.build("cut", {**SMALL, "shift_equivariance": 2.0, "identity": False})
+    monkeypatch.setattr(method, "_flipped", lambda batch: flipped)
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    stripes = (torch.arange(32) % 4 < 2).float() - 0.5
+    for generator, least, most in ((torch.tanh, 0.0, 1e-6), (lambda x: x / 2 + stripes, 0.3, 2.0)):
+        monkeypatch.setattr(method.generator, "forward", generator)
+        found = [float(method._unsteadiness(Batch({"source": image}, 0, turn, 0))) for turn in range(4)]
+        assert least <= max(found) <= most
+    terms = methods.build("cut", {**SMALL, "shift_equivariance": 2.0}).generator_terms(
+        Batch({"source": image, "target": image}, 0, 0, 0)
+    )
+    assert terms["shift"] > 0
+
+
 def test_fastcut_is_cut_with_the_papers_quick_settings():
     fast, cut = methods.settings("fastcut"), methods.settings("cut")
     assert {k: fast[k] for k in fast if fast[k] != cut[k]} == {

@@ -58,6 +58,9 @@ class CUT(Method):
         identity_l1: weight of leaving target pictures alone, L1, as CycleGAN has it: keeps colours from drifting.
             Not in the paper; use it without `identity`.
         flip_equivariance: translate mirrored pictures in half of the turns.
+        shift_equivariance: weight of the difference, L1, between the translation of a picture moved by 1 to 3 pixels
+            and its moved translation. Not in the paper: a pattern that is bound to the grid of the network's steps (4
+            pixels), and not to what is shown, stays where it is. Costs a third of the speed.
         nce_blocks: residual blocks whose output is compared, beside the picture and both steps down.
         patches: places compared in each feature map.
         temperature: of the contrast.
@@ -85,6 +88,7 @@ class CUT(Method):
         identity: bool = True,
         identity_l1: Weight = 0.0,
         flip_equivariance: bool = False,
+        shift_equivariance: Weight = 0.0,
         nce_blocks: list[int] = (0, 4),  # type: ignore[assignment]
         patches: Annotated[int, Range(1, 4096)] = 256,
         temperature: Annotated[float, Range(1e-3, 10)] = 0.07,
@@ -103,7 +107,8 @@ class CUT(Method):
         self.adversary = Adversary(**adversary)
         self.gan, self.nce, self.lr = gan, nce, lr
         self.identity, self.identity_l1 = identity, identity_l1
-        self.flip_equivariance, self.nce_blocks = flip_equivariance, tuple(sorted(set(nce_blocks)))
+        self.flip_equivariance, self.shift_equivariance = flip_equivariance, shift_equivariance
+        self.nce_blocks = tuple(sorted(set(nce_blocks)))
         self.patches, self.temperature = patches, temperature
         self.generator = ResnetGenerator(
             width=width, blocks=blocks, downsample=downsample, upsample=upsample, border=border
@@ -138,6 +143,8 @@ class CUT(Method):
         if self.identity_l1:
             target = batch["target"].flip(3) if self._flipped(batch) else batch["target"]
             terms["identity"] = self.identity_l1 * F.l1_loss(batch["identity"], target)
+        if self.shift_equivariance:
+            terms["shift"] = self.shift_equivariance * self._unsteadiness(batch)
         return terms
 
     def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
@@ -153,6 +160,14 @@ class CUT(Method):
                 fakes, batch["identity"] = fakes.split(len(batch["source"]))
             batch["fake"] = fakes
         return batch["fake"]
+
+    def _unsteadiness(self, batch: Batch) -> Tensor:
+        """How far the translation changes when the source moves; what wraps around at the edges is left aside."""
+        source = batch["source"].flip(3) if self._flipped(batch) else batch["source"]
+        steps = torch.randint(1, 4, (2,), generator=batch.generator("shift")).tolist()
+        moved, expected = self.generator(source.roll(steps, (2, 3))), self._fake(batch).roll(steps, (2, 3))
+        edge = source.shape[3] // 8
+        return F.l1_loss(moved[..., edge:-edge, edge:-edge], expected[..., edge:-edge, edge:-edge])
 
     def _contrast(self, batch: Batch, name: str, output: Tensor) -> Tensor:
         """Mean of PatchNCE over the feature maps of `output` against those of `batch[name]`."""
