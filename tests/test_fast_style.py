@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from styleforge import features, methods, rng
 from styleforge.errors import ConfigError, UnknownName
 from styleforge.losses import total_variation
+from styleforge.methods import fast_style
 from styleforge.methods.base import Batch
 from styleforge.models import TransformerNet
 from styleforge.models.transformer import HEAD_UNIT, from_bytes
@@ -97,6 +98,7 @@ def relative(a, b):
 
 
 def test_terms_are_shares_of_what_they_are_compared_with(monkeypatch):
+    monkeypatch.setattr(fast_style, "JITTER", 1)  # none
     built, turn, styled = method(styles=2, content=3.0, style=7.0, tv=11.0), batch(0, 1), picture("styled", 2)
     monkeypatch.setattr(built.generator, "forward", lambda image, weights: styled)
     terms = built.terms(turn)
@@ -110,6 +112,16 @@ def test_terms_are_shares_of_what_they_are_compared_with(monkeypatch):
     assert terms["style"].item() == pytest.approx(7 * sum(distances) / 8, rel=1e-9)
     assert terms["tv"].item() == pytest.approx(11 * total_variation(styled).item(), rel=1e-9)
     assert terms.keys() == {"content", "style", "tv"}
+
+
+def test_where_the_frozen_network_begins_to_look_is_left_to_chance():
+    built, same = method(styles=2), batch(0, 1)
+    found = {float(built.terms(Batch(dict(same), 0, turn, 0))["style"].detach()) for turn in range(4)}
+    assert len(found) == 4
+
+
+def test_shift_equivariance_is_a_term_when_wanted():
+    assert 0 < method(styles=2, shift_equivariance=3.0).terms(batch(0, 1))["shift"] < 6
 
 
 def test_each_style_learns_its_own_gains_only():

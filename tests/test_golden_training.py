@@ -91,7 +91,7 @@ def compare_weights(name, networks):
 
 
 def discriminator(network):
-    return network, golden.sequential_names(network.state_dict())
+    return network, golden.names("patchgan")
 
 
 @golden.needs_golden
@@ -101,8 +101,8 @@ def test_cyclegan(accelerator):
         "cyclegan", {"width": 4, "blocks": 6, "upsample": "transpose", "discriminator_width": 4}
     ).double()
     networks = {
-        "G_A": (method.to_target, golden.resnet_names(6)),
-        "G_B": (method.to_source, golden.resnet_names(6)),
+        "G_A": (method.to_target, golden.names("cyclegan-resnet", blocks=6)),
+        "G_B": (method.to_source, golden.names("cyclegan-resnet", blocks=6)),
         # Upstream's D_A judges what G_A makes: pictures of domain B.
         "D_A": discriminator(method.target_discriminator),
         "D_B": discriminator(method.source_discriminator),
@@ -132,7 +132,7 @@ def test_pix2pix(accelerator):
         "pix2pix", {"width": 2, "dropout": False, "discriminator_width": 4, "adversarial": "vanilla"}
     ).double()
     networks = {
-        "G": (method.generator, golden.unet_names(7)),
+        "G": (method.generator, golden.names("pix2pix-unet", downs=7)),
         "D": discriminator(method.discriminator),
     }
     batches = adopt(name, networks)
@@ -191,8 +191,8 @@ def cut(heads):
 
     method._places = places
     networks = {
-        "G": (method.generator, golden.resnet_names(6, blur=True, blur_up=True)),
-        "F": (method.heads, golden.heads_names(5)),
+        "G": (method.generator, golden.names("cut-resnet", blocks=6, downsample="blur", upsample="blur")),
+        "F": (method.heads, golden.names("cut-heads", channels=[0] * 5)),
         "D": discriminator(method.discriminator),
     }
     mapping = {

@@ -24,6 +24,7 @@ TINY_OF: dict[str, dict[str, Any]] = {  # what a method needs to be small, besid
     "attention": {"max_keys": 64, "entropy": 1.0, "variation": 1.0},
     "dcgan": {"size": 32, "noise_size": 8, "discriminator_dropout": 0.0},
     "multiscale": {"scales": 3, "adversarial": "lsgan"},  # within its margins, hinge moves no last bias
+    "restore": {"gan": 1.0, "levels": 1},
     "stylegan2": {"size": 16, "noise_size": 8, "style_size": 8, "mapping_layers": 2},
     "ugatit": {"global_layers": 5, "local_layers": 3},
 }

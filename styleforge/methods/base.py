@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import rng
@@ -342,3 +343,20 @@ class History(nn.Module):
         if (stored := state_dict.get(f"{prefix}images")) is not None:  # as many as there were
             self.images = torch.empty_like(stored, device=self.images.device)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def unsteadiness(network: Callable[[Tensor], Tensor], source: Tensor, made: Tensor, batch: Batch) -> Tensor:
+    """How far a translation changes when its source moves by 1 to 3 pixels, L1; what wraps around is left aside.
+
+    A pattern that is bound to the grid of the network's steps stays where it is, and what is shown moves.
+
+    Args:
+        network: (B, 3, H, W) to the same.
+        source: (B, 3, H, W) in [-1, 1].
+        made: what the network makes of it.
+        batch: for the randomness.
+    """
+    steps = torch.randint(1, 4, (2,), generator=batch.generator("shift")).tolist()
+    moved, expected = network(source.roll(steps, (2, 3))), made.roll(steps, (2, 3))
+    edge = source.shape[3] // 8
+    return F.l1_loss(moved[..., edge:-edge, edge:-edge], expected[..., edge:-edge, edge:-edge])

@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..hub import PretrainedMixin
 from ..losses import patch_nce
 from ..models import PatchDiscriminator, ResnetGenerator
-from .base import Adversary, Batch, Method, Player, Terms
+from .base import Adversary, Batch, Method, Player, Terms, unsteadiness
 
 
 class PatchHeads(nn.ModuleList):
@@ -144,7 +144,8 @@ class CUT(Method):
             target = batch["target"].flip(3) if self._flipped(batch) else batch["target"]
             terms["identity"] = self.identity_l1 * F.l1_loss(batch["identity"], target)
         if self.shift_equivariance:
-            terms["shift"] = self.shift_equivariance * self._unsteadiness(batch)
+            source = batch["source"].flip(3) if self._flipped(batch) else batch["source"]
+            terms["shift"] = self.shift_equivariance * unsteadiness(self.generator, source, fake, batch)
         return terms
 
     def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
@@ -160,14 +161,6 @@ class CUT(Method):
                 fakes, batch["identity"] = fakes.split(len(batch["source"]))
             batch["fake"] = fakes
         return batch["fake"]
-
-    def _unsteadiness(self, batch: Batch) -> Tensor:
-        """How far the translation changes when the source moves; what wraps around at the edges is left aside."""
-        source = batch["source"].flip(3) if self._flipped(batch) else batch["source"]
-        steps = torch.randint(1, 4, (2,), generator=batch.generator("shift")).tolist()
-        moved, expected = self.generator(source.roll(steps, (2, 3))), self._fake(batch).roll(steps, (2, 3))
-        edge = source.shape[3] // 8
-        return F.l1_loss(moved[..., edge:-edge, edge:-edge], expected[..., edge:-edge, edge:-edge])
 
     def _contrast(self, batch: Batch, name: str, output: Tensor) -> Tensor:
         """Mean of PatchNCE over the feature maps of `output` against those of `batch[name]`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -13,7 +14,9 @@ from ..configs import Range, Weight, Width
 from ..hub import PretrainedMixin
 from ..losses import content_loss, gram, total_variation
 from ..models import TransformerNet
-from .base import Batch, Method, Player, Terms
+from .base import Batch, Method, Player, Terms, unsteadiness
+
+JITTER = 8  # pixels: the steps of the frozen network down to relu4
 
 
 class FastStyle(Method):
@@ -33,6 +36,8 @@ class FastStyle(Method):
         content: weight of the content.
         style: weight of the style, a squared distance of Gram matrices; more of it, and the strokes eat the content.
         tv: weight of the total variation, against fine noise.
+        shift_equivariance: weight of :func:`~styleforge.methods.base.unsteadiness`, against patterns that are bound to
+            the network's grid of 4 pixels. Not in the paper.
         lr: learning rate.
     """
 
@@ -52,12 +57,14 @@ class FastStyle(Method):
         content: Weight = 1.0,
         style: Weight = 5.0,
         tv: Weight = 0.1,
+        shift_equivariance: Weight = 0.0,
         lr: Annotated[float, Range(0, 1)] = 1e-3,
     ) -> None:
         super().__init__()
         self.targets = styles
         self.content_layer, self.style_layers = content_layer, tuple(style_layers)
         self.content, self.style, self.tv, self.lr = content, style, tv, lr
+        self.shift_equivariance = shift_equivariance
         self.features = feature_networks.load(features)
         self.generator = TransformerNet(width=width, blocks=blocks, styles=styles)
 
@@ -68,16 +75,23 @@ class FastStyle(Method):
         """Keep the content of the source, take the style of the target."""
         weights = F.one_hot(batch["style_index"], self.targets)
         styled = self.generator(batch["source"], weights)
-        seen = self.features(styled, [self.content_layer, *self.style_layers])
+        # The frozen network has a grid, too: its poolings. Where that begins is left to chance, or the generator would
+        # learn patterns that only suit it.
+        down, right = torch.randint(JITTER, (2,), generator=batch.generator("jitter")).tolist()
+        seen = self.features(styled[..., down:, right:], [self.content_layer, *self.style_layers])
         with torch.no_grad():
-            content = self.features(batch["source"], [self.content_layer])[self.content_layer]
+            content = self.features(batch["source"][..., down:, right:], [self.content_layer])[self.content_layer]
             target = self.features(batch["target"], self.style_layers)
         distances = [_gram_distance(seen[layer], target[layer]) for layer in self.style_layers]
-        return {
+        terms = {
             "content": self.content * content_loss(seen[self.content_layer], content) / content.square().mean(),
             "style": self.style * torch.stack(distances).mean(),
             "tv": self.tv * total_variation(styled),
         }
+        if self.shift_equivariance:
+            unsteady = unsteadiness(partial(self.generator, weights=weights), batch["source"], styled, batch)
+            terms["shift"] = self.shift_equivariance * unsteady
+        return terms
 
     def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
         return {"": self.generator}
