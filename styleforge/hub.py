@@ -226,7 +226,7 @@ class PretrainedMixin(
         try:
             # Nothing is allocated on the meta device: a configuration that asks for a terabyte costs nothing,
             # because its shapes will not be those of the file.
-            with torch.device("meta"), _WithoutDrawing():
+            with torch.device("meta"), WithoutDrawing():
                 network = found(**config)
         except StyleforgeError:
             raise
@@ -320,7 +320,7 @@ class PretrainedMixin(
         return ModelCard(card.render(config, **facts))
 
 
-class _WithoutDrawing(TorchFunctionMode):
+class WithoutDrawing(TorchFunctionMode):
     """Random initialisation does nothing on the meta device, but there loads torch's compiler: most of a second."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

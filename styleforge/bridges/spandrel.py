@@ -37,7 +37,7 @@ from ..convert.recognize import FAMILIES, Fit, recognize
 from ..convert.unwrap import unwrap
 from ..errors import ConfigError, MissingExtra, NotAStyle, WeightsError, WeightsMismatch
 from ..files import write_bytes
-from ..hub import PretrainedMixin, _WithoutDrawing
+from ..hub import PretrainedMixin, WithoutDrawing
 from ..models import MODELS
 from ..repos import CONFIG_NAME, WEIGHTS_NAME, local
 
@@ -206,7 +206,7 @@ def _parts(state: Mapping[str, Any]) -> frozenset[str]:
 @functools.cache
 def _plain_parts() -> set[frozenset[str]]:
     """The parts of our usual networks, by which a plain `model.safetensors` is known, though not read."""
-    with torch.device("meta"), _WithoutDrawing():
+    with torch.device("meta"), WithoutDrawing():
         usual = [model() for model in MODELS]
     return {_parts(network.state_dict()) for network in usual if _paints(network)}
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import StyleforgeError
-from ..hub import _WithoutDrawing
+from ..hub import WithoutDrawing
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -227,7 +227,7 @@ def fit(family: Family, shapes: Shapes, config: Mapping[str, Any] | None = None)
 
 
 def _on_meta(family: Family, config: Mapping[str, Any]) -> nn.Module:
-    with torch.device("meta"), _WithoutDrawing():
+    with torch.device("meta"), WithoutDrawing():
         return family.build(config)
 
 
