@@ -190,10 +190,8 @@ def test_styles_lists_what_is_bundled(call):
 
 def test_push_a_run_and_pull_it(call, style, hub, tmp_path):
     (tmp_path / "run").mkdir()
-    import shutil
-
     shutil.copytree(style, tmp_path / "run" / "style")
-    code, out, err = call("push", tmp_path / "run", "tester/from-cli")
+    code, out, err = call("push", tmp_path / "run", "tester/from-cli", "--license", "mit")
     assert code == 0, err
     assert "tester/from-cli" in out
     assert StylePipeline.from_pretrained("tester/from-cli").model.config["width"] == 4

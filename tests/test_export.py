@@ -63,7 +63,7 @@ def net():
 @pytest.mark.parametrize(("cls", "config"), CASES, ids=[f"{n}-{cls.__name__}" for n, (cls, _) in enumerate(CASES)])
 def test_a_graph_does_what_the_pipeline_does(cls, config, tmp_path):
     torch.manual_seed(0)
-    pipe = StylePipeline(cls(**config))
+    pipe = StylePipeline(cls(**config), fast=False)
     report = export_onnx(pipe, tmp_path / "x.onnx", sizes=[(64, 32)])
     assert report.bytes == (tmp_path / "x.onnx").stat().st_size and report.seconds > 0 and report.latency_ratio > 0
     assert report.differences.keys() == {(64, 32)}
