@@ -55,6 +55,7 @@ TRAINED_BY: dict[str, tuple[str, ...]] = {
     "AttentionGenerator": ("attention", "sanet"),
     "DCGANGenerator": ("dcgan",),
     "MicroASTGenerator": ("microast",),
+    "MiniGenerator": ("distill",),
     "MultiScaleGenerator": ("multiscale",),
     "ResnetGenerator": ("cut", "fastcut", "cyclegan", "pix2pix"),
     "RestorationUNet": ("restore",),
@@ -428,6 +429,8 @@ def save_training(method: Method, folder: str | os.PathLike[str], train_json: Ma
     settings = dict(train_json.get("settings") or {})
     if settings.get("features") not in (*feature_networks.PUBLISHED, *feature_networks.RANDOM):
         settings.pop("features", None)  # a file of this machine
+    if os.path.isdir(settings.get("teacher") or ""):
+        settings["teacher"] = Path(settings["teacher"]).name  # of its path: nothing is found by it, so it is asked for
     target = Path(folder) / TRAINING
     with replacing_folder(target, last=(MANIFEST,)) as temporary:
         weights.write(temporary / NETWORKS, _others(method))

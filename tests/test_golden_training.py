@@ -412,7 +412,8 @@ def test_gradients_are_those_of_a_norm_by_hand(name, layout, monkeypatch):
     # torch's own has a fault: see `instance_norm_is_wrong`. Whatever a method does, it must not meet it.
     def by_hand(x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps):
         centred = x - x.mean((2, 3), keepdim=True)
-        return centred / (centred.square().mean((2, 3), keepdim=True) + eps).sqrt()
+        normed = centred / (centred.square().mean((2, 3), keepdim=True) + eps).sqrt()
+        return normed if weight is None else normed * weight[:, None, None] + bias[:, None, None]
 
     method = tiny(name, norm="instance", dropout=False).train()
     tensors = {k: x.contiguous(memory_format=layout) if x.ndim == 4 else x for k, x in pictures(0, 1, name).items()}

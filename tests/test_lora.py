@@ -65,7 +65,7 @@ def test_nothing_changes_until_it_learns_and_merged_it_is_a_plain_network(varian
         size = lora.add_lora(network, share=1)
         assert torch.equal(answer(network, x), plain)
         changed, merged = answer(taught(network), x), lora.merge(network)
-        assert (changed - plain).abs().max() > 1e-3
+        assert (changed - plain).abs().max() > 0.01 * plain.abs().max()
         torch.testing.assert_close(answer(merged, x), changed, atol=1e-6, rtol=0)
     assert size == sum(p.numel() for p in network.parameters() if p.requires_grad) > 0
     assert list(merged.state_dict()) == names and type(merged) is variant[0] and not merged.training

@@ -80,7 +80,8 @@ def out_shape(network, x):
         blur = network.config["downsample"] == "blur"
         for _ in range(network.config["layers"]):
             height, width = (math.ceil((n - 1) / 2) if blur else n // 2 for n in (height, width))
-        height, width = height - 2, width - 2
+        if network.config["ending"] == "two":
+            height, width = height - 2, width - 2
     return batch, 1, height, width
 
 

@@ -44,7 +44,7 @@ LAYERS = [
     ["data", "discover", "invert", "methods", "pipeline", "quality"],
     ["adaptation", "batch", "datacheck", "export", "runs", "samples"],
     ["cards", "convert", "explain", "push", "report", "survey", "video"],
-    ["demo", "evaluation_page", "train"],
+    ["bridges", "demo", "evaluation_page", "train"],
     ["evaluate", "fit"],
     ["cli"],
     ["__main__"],
@@ -53,13 +53,14 @@ LAYERS = [
 HEAVY = {
     "accelerate": {"processes"},
     "gradio": {"demo", "survey"},
-    "diffusers": set(),
+    "diffusers": {"bridges"},
     "av": {"video"},
     "click": {"cli"},
-    "huggingface_hub": {"doctor", "card", "discover", "hub", "push", "repos", "survey"},
+    "huggingface_hub": {"bridges", "doctor", "card", "discover", "hub", "push", "repos", "survey"},
     "onnx": {"export"},
     "onnxruntime": {"export"},
     "ray": {"batch"},
+    "spandrel": {"bridges"},
     "tensorboard": {"tracking"},
     "transformers": {"control"},
     "wandb": {"tracking"},
@@ -158,6 +159,7 @@ def test_public_names_are_these_and_all_load():
         "UNetGenerator",
         "__version__",
         "bundled_styles",
+        "convert_checkpoint",
     ]
     assert set(styleforge.__all__) == {"__version__", *styleforge._PUBLIC}
     for name in styleforge.__all__:

@@ -52,7 +52,7 @@ class Methods(click.Group):
 
 
 class Styles(click.Group):
-    """`styleforge adapt STYLE`; the options are those of the method that the style is trained on with."""
+    """`styleforge adapt STYLE` and `styleforge distill STYLE`; options are those of the method behind."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The bundled styles."""
@@ -61,8 +61,8 @@ class Styles(click.Group):
         return list(bundled_styles())
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command:
-        """The command that adapts one style: a bundled one, a folder, or one on the Hub."""
-        return _adapt_command(name, **ctx.params)
+        """The command that begins with one style: a bundled one, a folder, or one on the Hub."""
+        return (_distill_command if self.name == "distill" else _adapt_command)(name, **ctx.params)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The styles at hand, without loading any."""
@@ -86,6 +86,15 @@ def adapt(method: str | None, revision: str | None) -> None:
     """Go on from STYLE with other pictures: a few of them, and a few steps, are enough.
 
     `styleforge adapt STYLE --help` shows the options: those of training, and how much of the style stays.
+    """
+
+
+@click.group(cls=Styles)
+@REVISION
+def distill(revision: str | None) -> None:
+    """Train a small, fast network to do what STYLE does, on any folder of pictures.
+
+    `styleforge distill STYLE --help` shows the options. The same as `styleforge train distill --teacher STYLE`.
     """
 
 
@@ -227,6 +236,15 @@ def _adapt_command(style: str, method: str | None, revision: str | None) -> clic
     ]
     words = f"Go on from {style} with {name}. {found.paper}"
     return click.Command(style, callback=callback, params=options, help=words)
+
+
+def _distill_command(style: str, revision: str | None) -> click.Command:
+    command = _train_command("distill")
+    command.params = [p for p in command.params if p.name not in ("config", "teacher", "teacher_revision")]
+    train_it = command.callback
+    command.callback = lambda **values: train_it(teacher=style, teacher_revision=revision, **values)
+    command.name, command.help = style, f"Train a small network to do what {style} does."
+    return command
 
 
 def _run_parameters(name: str) -> dict[str, inspect.Parameter]:

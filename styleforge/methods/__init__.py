@@ -58,6 +58,7 @@ METHODS: dict[str, Entry] = {
     "multiscale": Entry("multiscale", "MultiScale", {}, "unpaired pictures, into abstract art"),
     "animegan": Entry("animegan", "AnimeGAN", {}, "unpaired photographs and drawings, for clear edges"),
     "restore": Entry("restore", "Restore", {}, "clean pictures, to undo noise, blur, darkness, holes"),
+    "distill": Entry("distill", "Distill", {}, "pictures, and a style that a small network learns to imitate"),
     "stylegan2": Entry("stylegan2", "StyleGAN2", {}, "new pictures from noise, whose coarse and fine can be mixed"),
 }
 

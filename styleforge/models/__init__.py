@@ -8,6 +8,7 @@ from .animegan import AnimeGANDiscriminator, AnimeGANGenerator
 from .attention import AttentionGenerator
 from .dcgan import DCGANDiscriminator, DCGANGenerator
 from .microast import MicroASTGenerator
+from .mini import MiniGenerator
 from .multiscale import MultiScaleGenerator
 from .patch import MultiScaleDiscriminator, PatchDiscriminator, PixelDiscriminator
 from .resnet import ResnetGenerator
@@ -23,6 +24,7 @@ MODELS: tuple[type[PretrainedMixin], ...] = (
     AttentionGenerator,
     DCGANGenerator,
     MicroASTGenerator,
+    MiniGenerator,
     MultiScaleGenerator,
     ResnetGenerator,
     RestorationUNet,

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# From two folders, photographs and paintings, to a style that can be published, in an hour on 2 CPU cores:
+#   bash scripts/style_in_an_hour.sh SOURCE TARGET [OUTPUT]
+# OUTPUT/style is the repository: weights, card, previews, metrics. A tenth of the pictures is kept apart to measure it.
+# Stopped at any time, the same command goes on. Where `styleforge data check` objects, it does not begin.
+# Environment: BUDGET_MINUTES (60, for everything), JUDGE (weights of SqueezeNet 1.0, for the distance to paintings),
+# LICENSE (of the weights, as the Hub names it), PICTURE and CREDIT (a photograph that may be shown, for before and after
+# on the card, and whose it is), PYTHON (python), CHECK=no (begin, whatever the check says).
+set -euo pipefail
+[ $# -ge 2 ] || { sed -n '2,8s/^# //p' "$0" >&2; exit 2; }
+source="$(realpath "$1")" target="$(realpath "$2")" output="$(realpath -m "${3:-runs/style-in-an-hour}")"
+training=$((${BUDGET_MINUTES:-60} * 54))  # seconds; a tenth is for reading, measuring, and the card
+styleforge() { "${PYTHON:-python}" -m styleforge "$@"; }
+
+if [ ! -e "$output/train.json" ] && ! styleforge data check "$source" "$target" --size 128; then
+    [ "${CHECK:-yes}" = no ] || { echo "Put this right, or begin with CHECK=no." >&2; exit 1; }
+fi
+
+# The same pictures are kept apart at every start: a hash of their names decides.
+"${PYTHON:-python}" - "$source" "$target" "$output/data" <<'PY'
+import sys
+from pathlib import Path
+
+from styleforge.data import hold_out, list_pictures
+
+source, target, output = map(Path, sys.argv[1:])
+for side, folder in (("A", source), ("B", target)):
+    names = [str(file.relative_to(folder)) for file in list_pictures(folder)]
+    for part, chosen in zip(("train", "test"), hold_out(names, 0.1, 0), strict=True):
+        for link in (output / f"{part}{side}" / name for name in chosen):
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.is_symlink() or link.symlink_to(folder / link.relative_to(output / f"{part}{side}"))
+PY
+
+# Half of the full width, at 128 px: in an hour the full one would see too little. Blurs on the way down, up and in the
+# discriminator leave no grid; the identity term keeps colors from drifting.
+train() {
+    styleforge train fastcut --source "$output/data/trainA" --target "$output/data/trainB" --output "$output" \
+        --size 128 --zoom 1.25,2.0 --batch-size 2 --width 32 --blocks 6 --downsample blur --upsample blur \
+        --discriminator-layers 2 --discriminator-downsample blur --nce 1.5 --identity-l1 3 \
+        --log-every 10 --save-every 100 --sample-every 500 ${LICENSE:+--license "$LICENSE"} "$@"
+}
+# How many steps there is time for is measured first, because the learning rate must have fallen when they end.
+if [ ! -e "$output/steps" ]; then
+    train --steps 40 --decay 0
+    "${PYTHON:-python}" - "$output" "$training" <<'PY'
+import json, statistics, sys
+from pathlib import Path
+
+run, seconds = Path(sys.argv[1]), float(sys.argv[2])
+lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+speed = statistics.median(line["images_per_second"] for line in lines if "images_per_second" in line)
+(run / "steps").write_text(str(max(100, int(0.95 * seconds * speed / 2))))
+PY
+fi
+train --steps "$(cat "$output/steps")" --max-seconds "$((training * 11 / 10))"
+
+styleforge evaluate "$output" --source "$output/data/testA" --target "$output/data/testB" \
+    --output "$output/evaluation" ${JUDGE:+--judge "$JUDGE"}
+cp "$output/evaluation/metrics.json" "$output/style/metrics.json"
+styleforge card "$output" ${LICENSE:+--license "$LICENSE"} ${PICTURE:+--picture "$PICTURE"} \
+    ${CREDIT:+--credit "$CREDIT"}
+styleforge card "$output" --check || echo "The card is to be completed before others see it."
+echo "Look at $output/evaluation/report.html, then: styleforge push $output ORGANISATION/NAME"
