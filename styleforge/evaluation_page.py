@@ -14,10 +14,10 @@ from . import images
 from .report import Scale
 
 SIDE = 224  # of a picture on the page, in pixels
-LEFT, RIGHT, TOP, ROW = 96, 344, 20, 19  # of a chart 360 wide
+LEFT, RIGHT, TOP, ROW = 104, 344, 20, 19  # of a chart 360 wide
 MARGIN, HIGH, BINS = 12, 130, 24  # of a histogram
 STYLE, AGAINST = "style", "against"
-COLORS = {STYLE: "c0", AGAINST: "c1", "color transfer": "c2"}
+COLORS = {STYLE: "c0", AGAINST: "c1", "color transfer": "c2", "input": "c2"}
 
 
 class Sheet(NamedTuple):
@@ -64,7 +64,9 @@ def render(
     facts: Mapping[str, Any],
     *,
     title: str,
+    subject: str,
     verdict: str,
+    legend: str,
     abouts: Mapping[str, str],
     sheets: Sequence[Sheet],
     goals: Sequence[Tensor],
@@ -75,10 +77,12 @@ def render(
     Args:
         facts: what `metrics.json` holds.
         title: of the style.
+        subject: what was measured: how many pictures of which kind.
         verdict: what the figures say, in words.
+        legend: what no style made, in words.
         abouts: what a figure is about, by its name.
         sheets: pictures side by side.
-        goals: some paintings, (1, 3, S, S) in [-1, 1].
+        goals: some paintings, (1, 3, S, S) in [-1, 1]; none where each picture has its right answer.
         each: by measure and maker what was measured of each picture.
     """
     import jinja2  # as in card
@@ -93,7 +97,9 @@ def render(
     return environment.get_template("evaluation.html").render(
         facts=facts,
         title=title,
+        subject=subject,
         verdict=verdict,
+        legend=legend,
         labels=labels,
         makers=makers,
         abouts=abouts,

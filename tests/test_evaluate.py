@@ -12,12 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from styleforge import control, evaluate, images, rng
+from styleforge import control, evaluate, features, images, processes, rng
 from styleforge.errors import ConfigError, DataError, RepoError
-from styleforge.evaluate import CONTROLS, MEASURES, _match
+from styleforge.evaluate import figures, judge, rows, studio, task, told
 from styleforge.metrics import cache, kid
+from styleforge.metrics.color import color_shift
 from styleforge.models import DCGANGenerator, ResnetGenerator
 from styleforge.pipeline import StylePipeline
+
+CONTROLS, MEASURES = task.PAINTINGS.controls, task.PAINTINGS.measures
 
 SIZE = 64
 FIGURE = {"value": float, "low": float, "high": float, "n": int, "better": str}
@@ -51,8 +54,8 @@ def world(tmp_path_factory):
 def quick(world, monkeypatch):
     """A cache of its own, and few draws."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(world / "cache"))
-    monkeypatch.setattr(evaluate, "DRAWS", 60)
-    monkeypatch.setattr(evaluate, "FID_DRAWS", 12)
+    monkeypatch.setattr(figures, "DRAWS", 60)
+    monkeypatch.setattr(figures, "FID_DRAWS", 12)
 
 
 def measure(world, style, output, **options):
@@ -64,8 +67,8 @@ def measure(world, style, output, **options):
 def found(world):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(world / "cache"))
-        patch.setattr(evaluate, "DRAWS", 60)
-        patch.setattr(evaluate, "FID_DRAWS", 12)
+        patch.setattr(figures, "DRAWS", 60)
+        patch.setattr(figures, "FID_DRAWS", 12)
         return measure(world, world / "run", world / "out")
 
 
@@ -76,9 +79,9 @@ def test_metrics_json_is_what_others_read(world, found):
     written = json.loads((world / "out" / "metrics.json").read_text())
     assert list(written) == ["protocol", "metrics", "controls", "warnings"]
     assert list(written["protocol"]) == PROTOCOL and list(written["controls"]) == list(CONTROLS)
-    for figures in (written["metrics"], *written["controls"].values()):
-        assert len(figures) == len(MEASURES)
-        for name, figure in figures.items():
+    for part in (written["metrics"], *written["controls"].values()):
+        assert len(part) == len(MEASURES)
+        for name, figure in part.items():
             assert {key: type(value) for key, value in figure.items()} == FIGURE, name
             assert figure["low"] <= figure["value"] <= figure["high"], name
             assert figure["better"] in ("lower", "higher") and figure["n"] in (8, 9)
@@ -149,29 +152,27 @@ def test_figures_are_those_of_the_parts(world, found):
     pipe = StylePipeline.from_pretrained(world / "run" / "style")
     files = sorted((world / "photos").iterdir()), sorted((world / "paintings").iterdir())
     photos, paintings = ([images.square(images.read(file), SIZE) for file in each] for each in files)
-    metric = kid.KID(evaluate.features.load("random-16x"), subsets=1)
+    metric = kid.KID(features.load("random-16x"), subsets=1)
     for photo in photos:
         metric.update(fake=pipe((photo[0] + 1) / 2, output_type="pt")[None] * 2 - 1)
     metric.update(real=torch.cat(paintings))
     value = found.metrics["KID (vgg19 relu5_1)"]["value"]
     assert metric.compute()["kid_unbiased"] == pytest.approx(value, rel=1e-3, abs=1e-5)
-    shifts = [evaluate.color_shift(p, p + 0).item() for p in photos]
+    shifts = [color_shift(p, p + 0).item() for p in photos]
     assert max(shifts) == 0 and found.controls["source"]["color shift"]["value"] == 0
 
 
 def test_the_color_transfer_has_the_colors_of_a_painting(world):
-    studio = evaluate._Studio(
-        sorted((world / "photos").iterdir()), sorted((world / "paintings").iterdir()), SIZE, seed=0
-    )
-    studio.makers |= CONTROLS
-    made = studio.make(2)
-    painting, photo = studio.square(studio.targets[studio.lenders[2]]), studio.square(studio.sources[2])
+    room = studio.Studio(task.PAINTINGS, world / "photos", world / "paintings", size=SIZE, seed=0)
+    room.makers |= CONTROLS
+    made = room.make(2)
+    painting, photo = room.square(room.targets[room.lenders[2]]), room.square(room.sources[2])
     assert torch.equal(made["color transfer"], control.preserve_color(painting, photo, "histogram"))
     gaps = [(made[name].mean((2, 3)) - painting.mean((2, 3))).abs().max() for name in ("color transfer", "source")]
     assert gaps[0] < 0.05 < gaps[1]
     assert (made["noise"] - made["source"]).std() == pytest.approx(0.2, rel=0.15)
     assert made["blur"].diff(dim=3).abs().mean() < made["source"].diff(dim=3).abs().mean()
-    assert torch.equal(made["noise"], studio.make(2)["noise"])
+    assert torch.equal(made["noise"], room.make(2)["noise"])
 
 
 # -- two styles --
@@ -207,14 +208,16 @@ def test_a_style_does_not_differ_from_itself(world, tmp_path):
 )
 def test_the_verdict_goes_by_the_interval_of_the_difference(shift, words):
     class Figures:
+        task = task.PAINTINGS
+
         def __init__(self):
-            values = {"KID": torch.zeros(9), "checkerboard": torch.zeros(9)}
+            values = {"KID": torch.zeros(9), "checkerboard": torch.ones(9)}
             self.values = {"style": values, "source": values}
 
         def gap(self, name, other):
             return torch.linspace(-0.5, 0.5, 9).double().roll(5) + shift  # the figure itself is `shift`
 
-    said = evaluate._verdict("mine", Figures(), "")
+    said = told.verdict("mine", Figures(), "")
     assert said.startswith(f"mine {words}") and ("leaves a grid" in said) == (shift > 0)
 
 
@@ -225,9 +228,9 @@ def test_processes_find_what_one_finds(world, found, tmp_path, monkeypatch):
     """Two threads stand for two processes, and a barrier for their reductions."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(evaluate, "BATCH", 4)
-    judge = evaluate.features.load("random-16x")  # random weights are drawn from what threads, unlike processes, share
-    monkeypatch.setattr(evaluate.features, "load", lambda given: judge)
+    monkeypatch.setattr(rows, "BATCH", 4)
+    judge = features.load("random-16x")  # random weights are drawn from what threads, unlike processes, share
+    monkeypatch.setattr(features, "load", lambda given: judge)
     meeting, parts, results, told = threading.Barrier(2, timeout=60), {}, {}, {0: [], 1: []}
 
     class Accelerator:
@@ -251,7 +254,7 @@ def test_processes_find_what_one_finds(world, found, tmp_path, monkeypatch):
         options = {"progress": lambda done, of: told[rank].append((done, of))}
         results[rank] = measure(world, world / "run", tmp_path / f"out{rank}", **options)
 
-    monkeypatch.setattr(evaluate.processes, "join", lambda: Accelerator(int(threading.current_thread().name)))
+    monkeypatch.setattr(processes, "join", lambda: Accelerator(int(threading.current_thread().name)))
     threads = [threading.Thread(target=work, args=(rank,), name=str(rank)) for rank in (0, 1)]
     [thread.start() for thread in threads], [thread.join() for thread in threads]
     assert results[0].metrics == results[1].metrics and told[0][-1] == (17, 17)
@@ -267,8 +270,8 @@ def test_the_target_is_seen_once_and_again_when_it_changes(world, tmp_path, monk
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     paintings = shutil.copytree(world / "paintings", tmp_path / "paintings")
     seen = []
-    see = evaluate._Judge.see
-    monkeypatch.setattr(evaluate._Judge, "see", lambda self, batch: seen.append(len(batch)) or see(self, batch))
+    see = judge.Judge.see
+    monkeypatch.setattr(judge.Judge, "see", lambda self, batch: seen.append(len(batch)) or see(self, batch))
 
     def run(name):
         seen.clear()
@@ -293,7 +296,7 @@ def test_progress_counts_every_picture(world, tmp_path):
 def test_limit_takes_pictures_from_everywhere(world, tmp_path):
     found = measure(world, world / "run", tmp_path / "out", limit=8)
     assert found.protocol["n_source"] == found.protocol["n_target"] == 8
-    assert [p.stem for p in evaluate._chosen(world / "photos", 3)] == ["photos-0", "photos-3", "photos-6"]
+    assert studio.chosen(range(9), 3) == [0, 3, 6]
 
 
 # -- kinds of styles --
@@ -319,7 +322,7 @@ def test_networks_that_take_any_style_are_given_a_painting(world, tmp_path):
 def test_without_a_judge_pictures_are_measured_and_it_says_so(world, tmp_path):
     found = measure(world, world / "run", tmp_path / "out", judge=None)
     assert set(found.metrics) == {name for name, of in MEASURES.items() if not of.layers}
-    assert found.warnings == [evaluate.NO_JUDGE] and found.protocol["feature_network"] == "none"
+    assert found.warnings == [judge.NO_JUDGE] and found.protocol["feature_network"] == "none"
     assert "was not measured" in (tmp_path / "out" / "report.html").read_text()
 
 
@@ -344,7 +347,7 @@ def test_ready_pictures_are_found_by_name(tmp_path):
     photos = touch(tmp_path / "photos", "a.jpg", "a-1.jpg", "b.c.png", "in/a.jpg")
     ready = touch(tmp_path / "ready", "a-styled.png", "a-1_fake_B.png", "b.c.webp", "in/a.png", "ab.png", "note-1.png")
     files = [photos / name for name in ("a-1.jpg", "in/a.jpg", "a.jpg", "b.c.png")]
-    names = [path.relative_to(ready).as_posix() for path in _match(files, photos, ready)]
+    names = [path.relative_to(ready).as_posix() for path in studio._match(files, photos, ready)]
     assert names == ["a-1_fake_B.png", "in/a.png", "a-styled.png", "b.c.webp"]
 
 
@@ -356,7 +359,7 @@ def test_ready_pictures_are_found_by_name(tmp_path):
 def test_ready_pictures_that_cannot_be_told_apart(tmp_path, names, message):
     photos, ready = touch(tmp_path / "photos", "a.jpg"), touch(tmp_path / "ready", *names)
     with pytest.raises(DataError, match=message):
-        _match([photos / "a.jpg"], photos, ready)
+        studio._match([photos / "a.jpg"], photos, ready)
 
 
 def test_other_shapes_and_small_pictures_are_told(world, tmp_path):
@@ -388,7 +391,7 @@ def test_what_is_refused_leaves_nothing(world, tmp_path, options, error, message
 def test_a_broken_photograph_ends_it_and_leaves_nothing(world, tmp_path):
     photos = shutil.copytree(world / "photos", tmp_path / "photos")
     (photos / "photos-4.png").write_bytes(b"no picture")
-    with pytest.raises(evaluate.images.ImageError, match="photos-4.png"):
+    with pytest.raises(images.ImageError, match="photos-4.png"):
         measure(world, world / "run", tmp_path / "out", source=photos)
     assert not (tmp_path / "out").exists()
 
