@@ -1,13 +1,25 @@
-"""Speed and memory beside a stock network of the same architecture, in the same run: python scripts/benchmark.py
+"""Speed and memory on this machine: python scripts/benchmark.py
 
-The stock network is CycleGAN's generator as everybody writes it: one `nn.Sequential`, float32, eager. Both sides take
-turns, and the ratio of their medians is what counts: the machines are noisy, seconds are only there to give an idea.
+First every family that makes a picture of a picture, at three sizes (some 20 minutes on two cores; --families and
+--sizes choose). `stock` is eager float32 without our engine: the same module, and for `resnet` CycleGAN's generator as
+everybody writes it, one `nn.Sequential`. `ours` is what the pipeline runs, `float32` the same when asked for float32,
+`onnx` the exported graph in ONNX Runtime, with as many threads. `conv` is one convolution, 256 to 256 channels, 3x3, of
+128x128 features, in the better layout: what the processor gives a network that is nothing else.
+
+Then loading, training steps and memory beside the stock network of `resnet` (--part choose one of the two).
+
+All sides take turns in one process, and the ratios of their medians are what counts: machines are noisy, seconds are
+only there to give an idea.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import json
+import math
+import multiprocessing
 import os
 import platform
 import resource
@@ -16,15 +28,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from styleforge import ResnetGenerator, StylePipeline, __version__, methods, processes
+from styleforge import ResnetGenerator, StylePipeline, __version__, engine, methods, models, processes
+from styleforge.errors import StyleforgeError
+from styleforge.export import export_onnx
+from styleforge.hub import PretrainedMixin
 from styleforge.methods.base import Batch
 from styleforge.precision import Precision, bf16_is_fast
 from styleforge.train import play
@@ -103,16 +121,22 @@ def our_step(width: int, blocks: int, a: torch.Tensor, b: torch.Tensor, precisio
     return step
 
 
-def in_turns(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each side, after one round to warm up."""
+def in_turns(sides: dict[str, Callable[[], object]], rounds: int, limit: float = math.inf) -> dict[str, float]:
+    """Median seconds of each side, after one round to warm up; no new round begins after `limit` seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
+    start = time.perf_counter()
     for number in range(rounds + 1):
+        if number > 1 and time.perf_counter() - start > limit:
+            break
         for name, run in sides.items():
             begin = time.perf_counter()
             run()
             if number:
                 seconds[name].append(time.perf_counter() - begin)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+# -- beside the stock network of `resnet` --
 
 
 def loading(rounds: int) -> dict[str, float]:
@@ -157,46 +181,278 @@ def memory(size: int) -> dict[str, float]:
     return {"peak": peak, "over the loaded process": peak - before}
 
 
-JOBS: dict[str, Callable[..., dict[str, float]]] = {
+# -- every family --
+
+FAMILIES: dict[str, Callable[[], PretrainedMixin]] = {
+    "resnet": models.ResnetGenerator,  # width 64, 9 blocks: CycleGAN, CUT
+    "unet": models.UNetGenerator,  # pix2pix
+    "ugatit": models.UGATITGenerator,  # light
+    "transformer": models.TransformerNet,  # fast style transfer
+    "animegan": models.AnimeGANGenerator,
+    "adain": models.AdaINGenerator,
+    "adaattn": models.AttentionGenerator,
+    "sanet": lambda: models.AttentionGenerator(attention="sanet"),
+    "microast": models.MicroASTGenerator,
+    "multiscale": models.MultiScaleGenerator,
+    "restoration": models.RestorationUNet,
+    "mini": models.MiniGenerator,
+}
+CONVOLUTION = 2 * 9 * 256**2 * 128**2  # operations
+STYLE_SIDE = 256  # of the picture of the style, where a network wants one
+
+
+def beside(model: PretrainedMixin, size: int) -> dict[str, torch.Tensor]:
+    """What a network takes beside the picture."""
+    side = min(size, STYLE_SIDE)
+    return {"style": torch.rand(1, 3, side, side) * 2 - 1} if "style" in model.capabilities.inputs else {}
+
+
+def onnx_side(file: str, image: torch.Tensor, options: dict[str, torch.Tensor]) -> Callable[[], object]:
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()
+    settings.log_severity_level = 3
+    session = onnxruntime.InferenceSession(file, settings, providers=["CPUExecutionProvider"])
+    inputs = {name: (tensor / 2 + 0.5).numpy() for name, tensor in {"image": image, **options}.items()}
+    return lambda: session.run(None, inputs)
+
+
+@torch.inference_mode()
+def convolution(dtype: torch.dtype) -> Callable[[], object]:
+    """A large convolution, in the better of two layouts."""
+    found = {}
+    for layout in (torch.contiguous_format, torch.channels_last):
+        layer = nn.Conv2d(256, 256, 3, padding=1, bias=False).to(dtype=dtype, memory_format=layout)
+        x = torch.rand(1, 256, 128, 128).to(dtype=dtype, memory_format=layout)
+        found[layout] = functools.partial(layer, x)
+    seconds = in_turns(found, 3)
+    return found[min(seconds, key=seconds.get)]
+
+
+def plain_sides(name: str, size: int, graph: str) -> dict[str, Callable[[], object]]:
+    """What does not know our engine."""
+    model, image, options = networks(name, size)
+    if name == "resnet":
+        model = stock_generator(64, 9).eval()
+    sides = {"stock": lambda: model(image, **options)}
+    if graph:
+        sides["onnx"] = onnx_side(graph, image, options)
+    half = bf16_is_fast(torch.device("cpu"))
+    return sides | {
+        "conv": convolution(torch.bfloat16 if half else torch.float32),
+        "conv float32": convolution(torch.float32),
+    }
+
+
+def our_sides(name: str, size: int) -> dict[str, Callable[[], object]]:
+    model, image, options = networks(name, size)
+    return {
+        "ours": lambda: engine.run(model, image, options=options),
+        "float32": lambda: engine.run(model, image, options=options, fast=False),
+    }
+
+
+def networks(name: str, size: int) -> tuple[PretrainedMixin, torch.Tensor, dict[str, torch.Tensor]]:
+    """A family with random weights, a picture, and what else it takes."""
+    torch.manual_seed(0)
+    model, image = FAMILIES[name]().eval(), torch.rand(1, 3, size, size) * 2 - 1
+    return model, image, beside(model, size)
+
+
+@contextlib.contextmanager
+def elsewhere(make: Callable[..., dict[str, Callable[[], object]]], *arguments: object) -> Iterator[dict[str, Any]]:
+    """The sides that `make` gives, in a process of their own: our engine keeps freed memory, which helps all in it."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=serve, args=(there, make, arguments), daemon=True)
+    process.start()
+    there.close()  # so that we hear of its end
+
+    def ask(side: str) -> None:
+        here.send(side)
+        here.recv()
+
+    try:
+        yield {side: functools.partial(ask, side) for side in here.recv()}
+    finally:
+        here.close()
+        process.join()
+
+
+def serve(connection: Any, make: Callable[..., dict[str, Callable[[], object]]], arguments: tuple[object, ...]) -> None:
+    sides = make(*arguments)
+    connection.send(list(sides))
+    with torch.inference_mode(), contextlib.suppress(EOFError):
+        while True:
+            sides[connection.recv()]()
+            connection.send(None)
+
+
+def operations(name: str, size: int) -> int:
+    """How many floating-point operations a picture takes; counted, not computed."""
+    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter, torch.no_grad():
+        model, image, options = networks(name, size)
+        model(image, **options)
+    return counter.get_total_flops()
+
+
+def family(name: str, size: int, rounds: int, limit: float, graph: str) -> dict[str, Any]:
+    """Seconds and GFLOP/s of all sides for a picture of `size` pixels a side.
+
+    Args:
+        name: key of :data:`FAMILIES`.
+        size: side of the picture.
+        rounds: timed turns of each side.
+        limit: seconds after which no new turn begins.
+        graph: exported file; empty for none.
+    """
+    with elsewhere(plain_sides, name, size, graph) as plain, elsewhere(our_sides, name, size) as ours:
+        seconds = in_turns(plain | ours, rounds, limit)
+    work = operations(name, size)
+    flops = dict.fromkeys(seconds, work) | dict.fromkeys(("conv", "conv float32"), CONVOLUTION)
+    rates = {side: flops[side] / spent / 1e9 for side, spent in seconds.items()}
+    return {
+        "family": name,
+        "size": size,
+        "gflop": work / 1e9,
+        "seconds": seconds,
+        "gflop_per_second": rates,
+        "stock_to": {side: seconds["stock"] / seconds[side] for side in ("ours", "float32", "onnx") if side in seconds},
+        "share_of_conv": {"ours": rates["ours"] / rates["conv"], "float32": rates["float32"] / rates["conv float32"]},
+    }
+
+
+def exported(name: str, folder: str) -> tuple[str, str]:
+    """The graph of a family, or an empty name and why there is none."""
+    file = Path(folder) / f"{name}.onnx"
+    try:
+        import onnxruntime  # noqa: F401 -- before a minute of exporting
+
+        export_onnx(FAMILIES[name](), file, sizes=[(64, 64)])
+    except (ImportError, StyleforgeError) as error:
+        return "", str(error).partition("\n")[0]
+    return str(file), ""
+
+
+# -- what is printed --
+
+JOBS: dict[str, Callable[..., dict[str, Any]]] = {
     f.__name__: f for f in (loading, stylising, training, training_bf16, memory)
 }
+COLUMNS = (  # title, width of a column, what it takes from a row of a family, the columns
+    ("seconds", 9, "seconds", ("stock", "ours", "float32", "onnx")),
+    ("GFLOP/s", 8, "gflop_per_second", ("conv", "ours", "conv float32", "float32")),
+    ("stock / it", 8, "stock_to", ("ours", "float32", "onnx")),
+    ("it / conv", 8, "share_of_conv", ("ours", "float32")),
+)
 
 
-def apart(name: str, *arguments: int) -> dict[str, float]:
+def apart(name: str, *arguments: object) -> dict[str, Any]:
     """Run one job in a process of its own, so that none warms up or bloats another."""
-    command = [sys.executable, __file__, "--job", name, *map(str, arguments)]
+    command = [sys.executable, __file__, "--job", name, json.dumps(arguments)]
     output = subprocess.run(command, capture_output=True, text=True, check=False)
     if output.returncode:
         raise SystemExit(f"{name} failed:\n{output.stderr}")
     return json.loads(output.stdout.splitlines()[-1])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="timed turns of each side")
-    parser.add_argument("--size", type=int, default=256, help="side of the training pictures")
-    parser.add_argument("--job", nargs="+", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.job:
-        name, *arguments = options.job
-        print(json.dumps(JOBS[name](*map(int, arguments))))
-        return
-    print(f"styleforge {__version__}, torch {torch.__version__}, Python {platform.python_version()}, ", end="")
-    print(f"{torch.get_num_threads()} threads of {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, ", end="")
-    print(f"AMX {torch.cpu._is_amx_tile_supported()}, bf16 fast {bf16_is_fast(torch.device('cpu'))}")
-    print("ResNet-9, width 64 (11 M parameters); stock = the same network as one nn.Sequential, float32, eager\n")
-    print(f"{'':44}{'stock':>10}{'ours':>10}  stock/ours")
-    rows = [("load, from its file (s)", "loading", (options.rounds,))]
-    rows += [(f"stylise {s} px, PIL to PIL (s)", "stylising", (s, options.rounds)) for s in (256, 512)]
-    rows += [
-        (f"CycleGAN step, {options.size} px, batch 1, fp32 (s)", "training", (options.size, options.rounds)),
-        (f"CycleGAN step, {options.size} px, batch 1, bf16 (s)", "training_bf16", (options.size, options.rounds)),
+def machine() -> dict[str, object]:
+    return {
+        "styleforge": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "amx": torch.cpu._is_amx_tile_supported(),
+        "bf16_is_fast": bf16_is_fast(torch.device("cpu")),
+    }
+
+
+def heading() -> str:
+    titles = "|".join(f"{title:^{width * len(keys)}}" for title, width, _, keys in COLUMNS)
+    keys = "|".join(
+        "".join(f"{key.replace(' float32', '32'):>{width}}" for key in keys) for _, width, _, keys in COLUMNS
+    )
+    return f"{'':16}|{titles}\n{'family, px':16}|{keys}"
+
+
+def line(row: dict[str, Any]) -> str:
+    def cell(part: str, key: str, width: int) -> str:
+        value = row[part].get(key)
+        if value is None:
+            return f"{'-':>{width}}"
+        texts = {"seconds": f"{value:.3f}", "gflop_per_second": f"{value:.0f}", "stock_to": f"{value:.2f}x"}
+        return f"{texts.get(part, f'{value:.0%}'):>{width}}"
+
+    cells = "|".join("".join(cell(part, key, width) for key in keys) for _, width, part, keys in COLUMNS)
+    return f"{row['family']:12}{row['size']:4}|{cells}" + (f"  no onnx: {row['why']}" if row["why"] else "")
+
+
+def compare_families(
+    names: list[str], sizes: list[int], rounds: int, limit: float, onnx: bool, show: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """A row for each family and size, shown as it comes."""
+    rows = []
+    show(heading())
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            graph, why = exported(name, folder) if onnx else ("", "--no-onnx")
+            for size in sizes:
+                rows.append(family(name, size, rounds, limit, graph) | {"why": why})
+                show(line(rows[-1]))
+    return rows
+
+
+def compare_with_stock(rounds: int, size: int, show: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Loading, stylising and training beside the stock network, and the memory of one picture."""
+    jobs = [("load, from its file (s)", "loading", (rounds,))]
+    jobs += [(f"stylise {s} px, PIL to PIL (s)", "stylising", (s, rounds)) for s in (256, 512)]
+    jobs += [
+        (f"CycleGAN step, {size} px, batch 1, fp32 (s)", "training", (size, rounds)),
+        (f"CycleGAN step, {size} px, batch 1, bf16 (s)", "training_bf16", (size, rounds)),
     ]
-    for title, job, arguments in rows:
+    rows = []
+    show(f"\nResNet-9, width 64 (11 M parameters)\n{'':44}{'stock':>10}{'ours':>10}  stock/ours")
+    for title, job, arguments in jobs:
         (_, stock), (_, ours) = apart(job, *arguments).items()
-        print(f"{title:44}{stock:10.3f}{ours:10.3f}  {stock / ours:.2f}x", flush=True)
+        rows.append({"what": title, "stock": stock, "ours": ours, "stock_to_ours": stock / ours})
+        show(f"{title:44}{stock:10.3f}{ours:10.3f}  {stock / ours:.2f}x")
     used = apart("memory", 1024)
-    print(f"\nstylise 1024 px: peak {used['peak']:.0f} MB, {used['over the loaded process']:.0f} MB over the process")
+    rows.append({"what": "stylise 1024 px (MB)", **used})
+    show(f"\nstylise 1024 px: peak {used['peak']:.0f} MB, {used['over the loaded process']:.0f} MB over the process")
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=["families", "stock"], help="only one of the two parts")
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), metavar="NAME")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[256, 512, 1024], help="sides of the pictures")
+    parser.add_argument("--rounds", type=int, default=5, help="timed turns of each side, one at least")
+    parser.add_argument("--seconds", type=float, default=15, help="after these no new turn of a family begins")
+    parser.add_argument("--no-onnx", action="store_true", help="leave ONNX Runtime out")
+    parser.add_argument("--size", type=int, default=256, help="side of the training pictures")
+    parser.add_argument("--json", action="store_true", help="one JSON value on standard output")
+    parser.add_argument("--job", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.job:
+        print(json.dumps(JOBS[options.job[0]](*json.loads(options.job[1]))))
+        return
+
+    def show(text: str) -> None:
+        print(text, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+    found: dict[str, Any] = {"machine": machine()}
+    show(", ".join(f"{key} {value}" for key, value in found["machine"].items()) + "\n")
+    if options.part != "stock":
+        given = (options.families, options.sizes, options.rounds, options.seconds, not options.no_onnx)
+        found["families"] = compare_families(*given, show)
+    if options.part != "families":
+        found["stock"] = compare_with_stock(options.rounds, options.size, show)
+    if options.json:
+        print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":

@@ -451,11 +451,28 @@ def to_pil(image: Tensor, alpha: np.ndarray | None = None) -> Image.Image:
             allowed="floats (3, H, W) or (1, 3, H, W)",
             todo="Give one picture of a batch at a time.",
         )
+    return with_alpha(to_array(planes), alpha)
+
+
+def to_array(planes: Tensor) -> np.ndarray:
+    """`(3, H, W)` in [-1, 1] to `(H, W, 3)` uint8, clipped and rounded.
+
+    Raises:
+        ImageError: NaN or infinity.
+    """
     planes = planes.float()
     if not torch.isfinite(planes).all():
         todo = "The weights or the input of the model are broken."
-        raise ImageError("The picture holds NaN or infinity", found=shape, todo=todo)
-    rgb = ((planes + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+        raise ImageError("The picture holds NaN or infinity", found=tuple(planes.shape), todo=todo)
+    return ((planes + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+
+
+def with_alpha(rgb: np.ndarray, alpha: np.ndarray | None) -> Image.Image:
+    """A PIL image of `(H, W, 3)` uint8 and an alpha as for :func:`to_pil`.
+
+    Raises:
+        ImageError: the alpha does not fit.
+    """
     if alpha is None:
         return Image.fromarray(np.ascontiguousarray(rgb))
     if alpha.shape != rgb.shape[:2] or alpha.dtype not in (np.uint8, np.uint16):
@@ -573,11 +590,64 @@ def pad(image: Tensor, multiple: int = 1, smallest: int = 1) -> tuple[Tensor, Cr
     height, width = image.shape[2:]
     box = Crop(0, 0, height, width)
     for dim, length in ((2, height), (3, width)):
-        target = -(-max(length, smallest) // multiple) * multiple
+        target = _padded(length, multiple, smallest)
         if target > length:
-            wave = torch.arange(target, device=image.device) % max(2 * length - 2, 1)
-            image = image.index_select(dim, torch.where(wave < length, wave, 2 * length - 2 - wave))
+            image = image.index_select(dim, _reflected(torch.arange(target, device=image.device), length))
     return image, box
+
+
+def _padded(length: int, multiple: int, smallest: int) -> int:
+    return -(-max(length, smallest) // multiple) * multiple
+
+
+def _reflected(places: Tensor, length: int) -> Tensor:
+    """Where a side of `length` pixels, reflected again and again, has what belongs to `places`."""
+    wave = places % max(2 * length - 2, 1)
+    return torch.where(wave < length, wave, 2 * length - 2 - wave)
+
+
+class Pixels:
+    """A picture as a tensor (1, 3, H, W) in [-1, 1], made where it is looked at: a large one by parts.
+
+    `pixels[:, :, rows, columns]` is that part of `picture.tensor()` after :func:`pad`.
+
+    Args:
+        picture: the picture.
+        multiple: as for :func:`pad`, like `smallest`.
+        smallest: see there.
+        dtype: of the tensors.
+        device: of the tensors.
+
+    Attributes:
+        shape: with the padding.
+        dtype, device: see above.
+        box: undoes the padding.
+    """
+
+    def __init__(
+        self,
+        picture: Picture,
+        *,
+        multiple: int = 1,
+        smallest: int = 1,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        height, width = picture.rgb.shape[:2]
+        self._picture = picture
+        self.shape = torch.Size((1, 3, _padded(height, multiple, smallest), _padded(width, multiple, smallest)))
+        self.dtype, self.device = dtype, torch.device(device)
+        self.box = Crop(0, 0, height, width)
+
+    def __getitem__(self, place: tuple[slice, slice, slice, slice]) -> Tensor:
+        rgb = self._picture.rgb
+        for axis, part in enumerate(place[2:]):
+            begin, end, _ = part.indices(self.shape[2 + axis])
+            if end <= rgb.shape[axis]:
+                rgb = rgb[(slice(None),) * axis + (slice(begin, end),)]
+            else:
+                rgb = rgb.take(_reflected(torch.arange(begin, end), rgb.shape[axis]).numpy(), axis)
+        return Picture(rgb, None, self._picture.source).tensor(dtype=self.dtype, device=self.device)
 
 
 def crop(image: Tensor, box: Crop) -> Tensor:

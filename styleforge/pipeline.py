@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from . import (
 )
 from .errors import ConfigError
 from .hub import PretrainedMixin, fetch
-from .images import DEFAULT_POLICY, ImagePolicy, Picture
+from .images import DEFAULT_POLICY, ImagePolicy, Picture, Pixels
 
 OutputType = Literal["pil", "np", "pt"]
 LUMA = (0.299, 0.587, 0.114)  # BT.601, as Pillow's conversion to grey
@@ -125,6 +125,8 @@ class StylePipeline:
         preserve_color: control.Color | None = None,
         style_scale: float = 1.0,
         max_memory: float | None = None,
+        statistics: engine.Statistics = "exact",
+        progress: engine.Progress | None = None,
         output_type: OutputType = "pil",
     ) -> Any:
         """Style a picture, or several.
@@ -144,7 +146,11 @@ class StylePipeline:
                 :func:`styleforge.control.preserve_color`.
             style_scale: size of the brush, from 0.25 to 8; see :func:`styleforge.control.style_scale`.
             max_memory: GiB that computing may take, half of what is free when None; a picture that needs more is
-                computed in tiles with exact statistics, see :mod:`styleforge.engine`.
+                computed in tiles, see :mod:`styleforge.engine`. The picture itself is in memory, before and after, in
+                8 bit; with a mask, the colors of "histogram", a `style_scale` or another `output_type` also in float32.
+            statistics: where tiles have the statistics of the whole picture from: "exact", or "thumbnail", which is
+                quicker and differs a little in color and contrast; see :func:`styleforge.engine.run_tiled`.
+            progress: called with how many tiles of how many are done.
             output_type: "pil"; "np", an array (H, W, C) of float32 in [0, 1]; or "pt", a tensor (C, H, W) of
                 float32 in [0, 1]. Transparency is the fourth channel where the picture has it.
 
@@ -160,11 +166,12 @@ class StylePipeline:
         control.check_strength(strength)
         if preserve_color is not None:
             control.check_color(preserve_color)
-        _check_output_type(output_type)
+        _check_choice("output_type", output_type, OutputType)
+        _check_choice("statistics", statistics, engine.Statistics)
         if isinstance(image, (list, tuple)) or (isinstance(image, (Tensor, np.ndarray)) and image.ndim == 4):
             same = {"style": style, "strength": strength, "mask": mask, "mask_fit": mask_fit, "feather": feather}
             same |= {"segmenter": segmenter, "preserve_color": preserve_color, "style_scale": style_scale}
-            same |= {"max_memory": max_memory}
+            same |= {"max_memory": max_memory, "statistics": statistics, "progress": progress}
             return [self(one, **same, output_type=output_type) for one in image]
         if self.model.capabilities.inputs == ("noise",):
             raise ConfigError(
@@ -177,7 +184,12 @@ class StylePipeline:
         region = None if mask is None else self._region(picture, mask, mask_fit, feather, segmenter)
         if region is not None and not region.any():
             return _finish(picture.tensor(), picture.alpha, output_type)
-        styled = self._style(picture, options, strength, preserve_color, style_scale, max_memory)
+        budget = None if max_memory is None else int(max_memory * memory.GIB)
+        given = {"max_memory": budget, "statistics": statistics, "progress": progress}
+        by_place = region is None and style_scale == 1 and preserve_color != "histogram"
+        if output_type == "pil" and by_place and strength > 0 and self.model.config.get("in_channels", 3) == 3:
+            return self._paint(picture, options, strength, preserve_color, given)
+        styled = self._style(picture, options, strength, preserve_color, style_scale, given)
         if region is not None:
             styled = control.compose(picture, [(styled.float().cpu(), region)]).tensor()
         return _finish(styled, picture.alpha, output_type)
@@ -194,7 +206,7 @@ class StylePipeline:
         Raises:
             ConfigError: this network starts from pictures.
         """
-        _check_output_type(output_type)
+        _check_choice("output_type", output_type, OutputType)
         if self.model.capabilities.inputs != ("noise",):
             raise ConfigError(
                 "This network styles pictures and makes none from noise",
@@ -209,38 +221,55 @@ class StylePipeline:
         return pictures
 
     @torch.inference_mode()
+    def _paint(
+        self,
+        picture: Picture,
+        options: dict[str, Any],
+        strength: float,
+        color: control.Color | None,
+        given: dict[str, Any],
+    ) -> Image.Image:
+        """What :meth:`_style` and rounding give, where each pixel can be finished by itself: by tiles of any size."""
+        options, rest = self._shares(options, strength)
+        can = self.model.capabilities
+        fits = {"multiple": can.multiple, "smallest": can.smallest}
+        source = Pixels(picture, **fits, dtype=self.dtype, device=self.device)
+        canvas = _Canvas(source, lambda before, styled: _blend(before, styled, rest, color))
+        engine.run(self.model, source, into=canvas, fast=self.fast, options=options, **given)
+        return images.with_alpha(canvas.array, picture.alpha)
+
+    @torch.inference_mode()
     def _style(
         self,
         picture: Picture,
         options: dict[str, Any],
         strength: float,
-        preserve_color: control.Color | None = None,
-        style_scale: float = 1.0,
-        max_memory: float | None = None,
+        color: control.Color | None,
+        style_scale: float,
+        given: dict[str, Any],
     ) -> Tensor:
         """(1, 3, H, W) in [-1, 1]."""
         source = picture.tensor(dtype=self.dtype, device=self.device)
         if strength == 0:
             return source
-        if self.model.capabilities.strength:
-            options = {**options, "strength": min(strength, 1.0)}
-            rest = max(strength, 1.0)  # the network blends features itself, up to the full style
-        else:
-            rest = strength
-        styled = control.style_scale(source, style_scale, lambda image: self._run(image, options, max_memory))
-        if preserve_color is not None:
-            styled = control.preserve_color(source, styled, preserve_color)
-        return control.extrapolate(source, styled, rest)
+        options, rest = self._shares(options, strength)
+        styled = control.style_scale(source, style_scale, lambda image: self._run(image, options, given))
+        return _blend(source, styled, rest, color)
 
-    def _run(self, source: Tensor, options: dict[str, Any], max_memory: float | None) -> Tensor:
+    def _shares(self, options: dict[str, Any], strength: float) -> tuple[dict[str, Any], float]:
+        """What the network does of `strength`, in its options, and what is left for the pixels."""
+        if self.model.capabilities.strength:  # it blends features itself, up to the full style
+            return {**options, "strength": min(strength, 1.0)}, max(strength, 1.0)
+        return options, strength
+
+    def _run(self, source: Tensor, options: dict[str, Any], given: dict[str, Any]) -> Tensor:
         """The network on a picture of any size: (1, 3, H, W) in [-1, 1] to the same."""
         can = self.model.capabilities
         padded, box = images.pad(source.to(self.dtype), can.multiple, can.smallest)
         if self.model.config.get("in_channels", 3) == 1:
             weights = torch.tensor(LUMA, dtype=padded.dtype, device=padded.device).view(1, 3, 1, 1)
             padded = (padded * weights).sum(1, keepdim=True)
-        budget = None if max_memory is None else int(max_memory * memory.GIB)
-        styled = engine.run(self.model, padded, max_memory=budget, fast=self.fast, options=options)
+        styled = engine.run(self.model, padded, fast=self.fast, options=options, **given)
         return images.crop(styled, box).expand(-1, 3, -1, -1)
 
     def _region(
@@ -342,7 +371,7 @@ def style_regions(
     Raises:
         ImageError, ConfigError: as there.
     """
-    _check_output_type(output_type)
+    _check_choice("output_type", output_type, OutputType)
     if not regions:
         raise ConfigError("There is no region to style", todo="Give a list of (pipeline, mask).")
     picture = images.read(image, regions[0][0].policy)
@@ -356,14 +385,41 @@ def style_regions(
     return _finish(result.tensor(), picture.alpha, output_type)
 
 
-def _check_output_type(output_type: str) -> None:
-    if output_type not in ("pil", "np", "pt"):
-        raise ConfigError(
-            "Unknown output_type",
-            found=repr(output_type),
-            allowed="'pil', 'np', 'pt'",
-            todo="Choose one of these.",
-        )
+def _check_choice(name: str, value: object, choices: Any) -> None:
+    if value not in get_args(choices):
+        allowed = ", ".join(map(repr, get_args(choices)))
+        raise ConfigError(f"Unknown {name}", found=repr(value), allowed=allowed, todo="Choose one of these.")
+
+
+class _Canvas:
+    """Takes tiles of what a network makes; finishes and rounds them at once.
+
+    Args:
+        source: the picture.
+        finish: makes (1, 3, h, w) in [-1, 1] of a part of the picture and of the same part as the network gave it.
+
+    Attributes:
+        array: (H, W, 3) uint8.
+    """
+
+    def __init__(self, source: Pixels, finish: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self._source, self._finish = source, finish
+        self.array = np.empty((*source.box[2:], 3), np.uint8)
+
+    def __setitem__(self, place: tuple[slice, slice, slice, slice], styled: Tensor) -> None:
+        rows, columns = (slice(*p.indices(side)) for p, side in zip(place[2:], self.array.shape[:2], strict=True))
+        height, width = rows.stop - rows.start, columns.stop - columns.start  # without padding
+        if height and width:
+            styled = styled[..., :height, :width].expand(-1, 3, -1, -1)
+            made = self._finish(self._source[:, :, rows, columns], styled)
+            self.array[rows, columns] = images.to_array(made[0])
+
+
+def _blend(source: Tensor, styled: Tensor, strength: float, color: control.Color | None) -> Tensor:
+    """(1, 3, H, W) in [-1, 1], of a picture and what the network makes of it."""
+    if color is not None:
+        styled = control.preserve_color(source, styled, color)
+    return control.extrapolate(source, styled, strength)
 
 
 def _finish(styled: Tensor, alpha: np.ndarray | None, output_type: OutputType) -> Any:

@@ -14,6 +14,7 @@ from PIL import Image
 from styleforge import ResnetGenerator, StylePipeline, bundled_styles, configs, methods
 from styleforge.adaptation import Adaptation
 from styleforge.cli import cli, main
+from styleforge.control import find_region
 from styleforge.models import AnimeGANGenerator
 from styleforge.runs import TrainConfig
 
@@ -330,6 +331,60 @@ def test_control_from_the_command_line(call, style, photo, tmp_path):
     assert np.array_equal(before[mask == 0], after[mask == 0]) and not np.array_equal(before, after)
 
 
+def test_regions_have_their_styles(call, style, photo, tmp_path):
+    other = str(ResnetGenerator(width=4, blocks=0).save_pretrained(tmp_path / "other"))
+    left, right = np.zeros((2, 20, 31), bool)
+    left[:, :9], right[:, 20:] = True, True
+    for name, mask in (("left", left), ("right", right)):
+        Image.fromarray(mask).save(tmp_path / f"{name}.png")
+    where = ["--region", f"{tmp_path / 'left.png'}={style}", "--region", f"{tmp_path / 'right.png'}={other}"]
+    assert call("stylize", photo, *where, "-o", tmp_path / "both.png")[0] == 0
+    for name, mask in (("left", style), ("right", other)):
+        assert call("stylize", photo, "-s", mask, "-o", tmp_path / f"{name}-styled.png")[0] == 0
+    before, both, a, b = (
+        np.asarray(Image.open(tmp_path / name).convert("RGB"))
+        for name in ("photo.png", "both.png", "left-styled.png", "right-styled.png")
+    )
+    assert np.array_equal(both, np.where(left[..., None], a, np.where(right[..., None], b, before)))
+    assert not np.array_equal(a, before) and not np.array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--region", "sky"], "sky=STYLE or mask.png=STYLE"),
+        (["--region", "sky=STYLE", "-s", "STYLE"], "Leave out --style"),
+        (["--region", "no-mask.png=STYLE"], "no-mask.png"),
+        (["--region", "sky=STYLE", "-o", "FOLDER"], "one picture"),
+    ],
+)
+def test_regions_that_cannot_be(call, style, photo, tmp_path, arguments, words):
+    given = [text.replace("STYLE", style).replace("FOLDER", str(tmp_path)) for text in arguments]
+    code, _, err = call("stylize", photo, *given)
+    assert code == 1 and words in err and "Traceback" not in err and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_regions_are_found_by_a_model_of_transformers(call, style, photo, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    names = {0: "sky", 1: "sea", 2: "sand"}
+    sizes = {"hidden_sizes": [8] * 4, "depths": [1] * 4, "num_attention_heads": [1] * 4, "decoder_hidden_size": 8}
+    config = transformers.SegformerConfig(id2label=names, label2id={v: k for k, v in names.items()}, **sizes)
+    transformers.SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "segmenter")
+    transformers.SegformerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "segmenter")
+    given = ["--segmenter", tmp_path / "segmenter", "-o", tmp_path / "x.png"]
+    code, _, err = call("stylize", photo, "--region", f"sea={style}", *given)
+    assert code == 0, err
+    sea = find_region(photo, "sea", str(tmp_path / "segmenter"))[0, 0].bool().numpy()
+    assert 0 < sea.mean() < 1
+    before, after = (np.asarray(Image.open(p).convert("RGB")) for p in (photo, tmp_path / "x.png"))
+    assert np.array_equal((before != after).any(2) & ~sea, np.zeros_like(sea))
+    assert (before != after).any(2)[sea].mean() > 0.9
+    code, _, err = call("stylize", photo, "--region", f"see={style}", *given)
+    assert code == 1 and "sky" in err and "background" in err
+
+
 def test_explain_writes_maps(call, style, photo, tmp_path):
     code, out, _ = call("explain", photo, "-s", style, "-o", tmp_path / "why")
     assert code == 0 and "changed_color" in out and len(list((tmp_path / "why").iterdir())) >= 3
@@ -378,7 +433,7 @@ def test_a_dry_push_says_what_would_happen(call, style, hub):
 
 def test_styles_can_be_searched(call):
     code, out, _ = call("styles", "--search", "MONET", "--json")
-    assert code == 0 and [row["name"] for row in json.loads(out)] == ["fastcut-monet"]
+    assert code == 0 and [row["name"] for row in json.loads(out)] == ["fastcut-monet", "mini-monet"]
     assert call("styles", "--search", "nothing-like-it") == (0, "", "")
 
 

@@ -1,13 +1,16 @@
 """Fast, and in tiles: the same pictures as eager float32 and as the whole."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from styleforge import StylePipeline, engine
-from styleforge.engine import accelerate, plan, run_tiled, tiled
-from styleforge.engine.trace import trace
+from styleforge import StylePipeline, engine, images
+from styleforge.engine import accelerate, plan, run_tiled, sums, tiled, trace
 from styleforge.errors import ConfigError
 from styleforge.models import (
     AdaINGenerator,
@@ -59,9 +62,11 @@ def difference(a, b):
     return float((a - b).abs().max())
 
 
+@pytest.mark.parametrize("again", [0, 20, trace.AGAIN])  # from all is kept to most is computed again
 @pytest.mark.parametrize(("model", "config"), TILED, ids=lambda value: str(getattr(value, "__name__", value)))
 @torch.no_grad()
-def test_tiles_give_what_the_whole_gives(model, config):
+def test_tiles_give_what_the_whole_gives(model, config, again, monkeypatch):
+    monkeypatch.setattr(trace, "AGAIN", again)
     net = network(model, **config)
     multiple = net.capabilities.multiple
     image = picture(97, 134) if multiple == 1 else picture(96, 128 + multiple)
@@ -85,22 +90,48 @@ def test_one_statistic_of_deep_features_is_enough_for_adain():
     assert difference(run_tiled(net, image, tile=104, options=options), net(image, **options)) <= 1e-5
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("mean", [0, 1e4])
+def test_sums_are_exact_far_from_zero(layout, mean):
+    torch.manual_seed(0)
+    features = (torch.randn(1, 3, 300, 700) + mean).contiguous(memory_format=layout)
+    parts = [sums.measure(part, "moments") for part in features.split([100, 7, 193], 2)]
+    count, found, squares = sums.joined("moments", torch.stack(parts))
+    exact = features.double()
+    assert count.tolist() == [210000] * 3
+    torch.testing.assert_close(found, exact.mean((0, 2, 3)), rtol=1e-7, atol=1e-5)
+    torch.testing.assert_close(squares / count, exact.var((0, 2, 3), correction=0), rtol=1e-5, atol=0)
+
+
+def test_features_of_full_size_are_computed_again_and_deep_ones_kept():
+    steps = trace.trace(ResnetGenerator(width=32, downsample="blur", upsample="blur"), picture(64, 64), {})
+    segments = steps.segments()
+    assert len(segments) == 1 + len(steps.cuts) and not segments[-1].kept
+    assert {steps.scales[step] for segment in segments for step in segment.kept} == {2, 4}
+    again = sum(steps.work[step] for segment in segments for step in segment.computed) / sum(steps.work)
+    assert 1 < again < 1.4
+    (whole,) = steps.segments(waits=False)
+    assert whole.computed == set(range(1, len(steps.scales)))
+
+
 @torch.no_grad()
 def test_what_waits_may_lie_in_files(tmp_path, monkeypatch):
     monkeypatch.setattr(tiled.tempfile, "tempdir", str(tmp_path))
-    net, image = network(TransformerNet, blocks=1), picture(96, 132)
-    seen, stored = [], []
+    monkeypatch.setattr(trace, "AGAIN", 0)
     monkeypatch.setattr(tiled.Plan, "__init__", _with_nothing_held(tiled.Plan.__init__))
+    net, image = network(TransformerNet, blocks=1), picture(96, 132)
+    seen, files, make = [], [], tiled.tempfile.TemporaryFile
+    monkeypatch.setattr(tiled.tempfile, "TemporaryFile", lambda **k: files.append(make(**k)) or files[-1])
 
     def progress(done, total):
-        seen.append((done, total))
-        stored.append(len(list(tmp_path.rglob("*"))))
+        assert not list(tmp_path.iterdir()), "a killed process would leave it"
+        seen.append((done, total, sum(not file.closed for file in files)))
 
     assert difference(run_tiled(net, image, tile=48, progress=progress), net(image)) <= 2e-5
-    assert max(stored) > 3, "no two maps were ever in files"
-    assert not list(tmp_path.iterdir())
-    rounds = 1 + len(trace(net, image, {}).cuts)
-    assert seen == [(n + 1, 6 * rounds) for n in range(6 * rounds)]
+    assert max(now for *_, now in seen) > 1, "no two maps were ever in files"
+    assert files and all(file.closed for file in files)
+    rounds = 1 + len(trace.trace(net, image, {}).cuts)
+    assert [done for *done, _ in seen] == [[n + 1, 6 * rounds] for n in range(6 * rounds)]
 
 
 def _with_nothing_held(init):
@@ -130,7 +161,8 @@ def test_the_reach_of_a_pixel_is_never_underestimated(model, config):
     point[:, :, 79:81, 79:81] = 1
     changed = (net(image) != net(point)).any(1)[0].nonzero()
     reached = torch.maximum(79 - changed.min(), changed.max() - 80)
-    assert 0 < reached <= trace(net, image, {}).radius
+    steps = trace.trace(net, image, {})
+    assert 0 < reached <= steps.reach(steps.segments(waits=False))
 
 
 def test_a_plan_keeps_to_its_budget_or_says_what_it_needs():
@@ -141,7 +173,7 @@ def test_a_plan_keeps_to_its_budget_or_says_what_it_needs():
     with pytest.raises(ConfigError, match=r"too little memory.*at least .* MiB.*max_memory"):
         plan(net, image, 2**20)
     with pytest.raises(ConfigError, match=r"fit neither.*TMPDIR"):
-        tiled._check_disk(trace(net, torch.zeros(1).expand(1, 3, 2**20, 2**20), {}), 0)
+        tiled._check_disk(2**60)
 
 
 def test_networks_that_see_the_whole_say_so():
@@ -186,16 +218,33 @@ def test_unknown_calls_are_refused_not_guessed(call):
 
 
 @torch.no_grad()
+def test_a_picture_need_not_be_a_tensor():
+    """Read and painted by parts, whole and in tiles, with statistics of a copy that averages boxes."""
+    net = network(ResnetGenerator, blocks=0)
+    image = images.read(((picture(254, 190)[0] + 1) / 2).clamp(0, 1))
+    pixels = images.Pixels(image, multiple=4)
+    tensor = pixels[:, :, :, :]
+    made = torch.full(pixels.shape, 9.0)
+    assert engine.run(net, pixels, into=made, fast=False) is made
+    assert torch.equal(made, engine.run(net, tensor, fast=False))
+    tiles, budget = [], int(tiled.SLACK * trace.trace(net, pixels, {}).peak()) - 1
+    engine.run(net, pixels, into=made.fill_(9), max_memory=budget, fast=False, progress=lambda *n: tiles.append(n))
+    assert len(tiles) > 8 and difference(made, net(tensor)) <= 1e-5
+    thumbs = [engine.run_tiled(net, p, tile=64, statistics="thumbnail") for p in (pixels, tensor)]
+    assert torch.equal(*thumbs)
+
+
+@torch.no_grad()
 def test_run_gives_the_same_whole_tiled_and_one_by_one():
     net, images = network(ResnetGenerator, blocks=0), picture(256, 192).expand(2, 3, 256, 192)
-    least = int(tiled.SLACK * trace(net, images[:1], {}).peak())
+    least = int(tiled.SLACK * trace.trace(net, images[:1], {}).peak())
     options = {"fast": False}
     whole = engine.run(net, images, max_memory=least, **options)
-    assert difference(whole, net(images)) <= 1e-5
+    assert difference(whole, net(images)) <= 5e-5  # roundings of another layout
     tiles = []
     cut = engine.run(net, images, max_memory=least - 1, progress=lambda *done: tiles.append(done), **options)
     assert len(tiles) > 8
-    assert difference(cut, whole) <= 1e-5
+    assert difference(cut, whole) <= 5e-5
 
 
 @pytest.mark.parametrize("half", [True, False])
@@ -212,3 +261,48 @@ def test_fast_is_near_float32(half, monkeypatch):
     assert error >= 40 if half else error >= 90
     assert torch.equal(fast, engine.run(model, image))
     assert not half or error < 80, "it was float32 all the same"
+
+
+@pytest.mark.parametrize(("model", "config"), TILED, ids=lambda value: str(getattr(value, "__name__", value)))
+@torch.no_grad()
+def test_layouts_change_nothing_but_roundings(model, config):
+    net, image = network(model, **config), picture(64, 64)  # maps on both sides of fast.LARGE
+    weights = {name: (weight.clone(), weight.stride()) for name, weight in net.named_parameters()}
+    with accelerate(net, enabled=False):
+        fast = net(image)
+    assert difference(fast, net(image)) <= 2e-5
+    for name, weight in net.named_parameters():
+        assert torch.equal(weight, weights[name][0]) and weight.stride() == weights[name][1]
+
+
+FAULTS = """
+import resource, torch
+from styleforge.engine import accelerate
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    tensors = [torch.ones(6 * 2**20) for _ in range(6)]  # 36864 pages
+    del tensors
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+with accelerate(torch.nn.Conv2d(1, 1, 1)):
+    print([faults() for _ in range(12)][-1])  # alignment leaves gaps at first
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back at once")
+def test_freed_memory_is_used_again():
+    """In a process of its own: what other tests left in the heap decides where a tensor goes."""
+    result = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 1000
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-5), (torch.bfloat16, 0.017)])
+def test_norms_of_large_maps_are_exact(dtype, most):
+    """Torch's group norm is off by 8e-4 and 0.027 here; 0.016 is the rounding of bfloat16."""
+    torch.manual_seed(0)
+    features = (torch.randn(2, 4, 1024, 1024) + 3).to(dtype).contiguous(memory_format=torch.channels_last)
+    exact = F.instance_norm(features.double().contiguous())
+    with accelerate(nn.Conv2d(1, 1, 1), enabled=dtype == torch.bfloat16):
+        assert (F.instance_norm(features).double() - exact).abs().max() < most

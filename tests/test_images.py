@@ -26,7 +26,19 @@ from PIL import Image, ImageCms
 
 from styleforge import download
 from styleforge.errors import ConfigError, ImageError, ImageFormatRefused, ImageTooLarge, ImageUnreadable
-from styleforge.images import DEFAULT_POLICY, STRICT_POLICY, Crop, ImagePolicy, Picture, crop, pad, read, save, to_pil
+from styleforge.images import (
+    DEFAULT_POLICY,
+    STRICT_POLICY,
+    Crop,
+    ImagePolicy,
+    Picture,
+    Pixels,
+    crop,
+    pad,
+    read,
+    save,
+    to_pil,
+)
 
 SIZES = [(1, 1), (1, 7), (2, 3), (5, 1), (8, 8), (17, 33)]  # (height, width)
 SMALL = ImagePolicy(max_pixels=2_000_000)
@@ -1456,6 +1468,23 @@ def test_pad_is_numpys_reflection(height, width, multiple, smallest):
         wanted = np.pad(wanted, [(0, missing if i == axis else 0) for i in range(4)], mode=mode)
     np.testing.assert_array_equal(padded.numpy(), wanted)
     assert box == Crop(0, 0, height, width)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    multiple=st.integers(1, 16),
+    smallest=st.integers(1, 20),
+    ends=st.tuples(*[st.integers(0, 24)] * 4),
+)
+def test_pixels_are_parts_of_the_padded_tensor(size, multiple, smallest, ends):
+    picture = read(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
+    padded, box = pad(picture.tensor(), multiple, smallest)
+    pixels = Pixels(picture, multiple=multiple, smallest=smallest)
+    assert pixels.shape == padded.shape and pixels.box == box
+    rows, columns = slice(*sorted(ends[:2])), slice(*sorted(ends[2:]))
+    assert torch.equal(pixels[:, :, rows, columns], padded[:, :, rows, columns])
+    assert torch.equal(pixels[:, :, :, :], padded)
 
 
 def test_pad_lets_gradients_through():

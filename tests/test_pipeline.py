@@ -251,6 +251,28 @@ def test_a_small_budget_gives_the_same_picture_in_tiles(pipe, monkeypatch):
         pipe(image, max_memory=1e-6)
 
 
+@pytest.mark.parametrize("options", [{}, {"strength": 0.7}, {"strength": 1.3, "preserve_color": "luma"}])
+@pytest.mark.parametrize("budget", [None, 0.01])
+def test_tiles_that_are_finished_one_by_one_make_the_whole_picture(pipe, options, budget, monkeypatch):
+    monkeypatch.setattr(pipe, "fast", False)
+    image, tiles = noise(301, 259, "RGBA"), []
+    made = pipe(image, **options, max_memory=budget, progress=lambda *done: tiles.append(done))
+    assert (len(tiles) > 4) == (budget is not None) and (not tiles or tiles[-1][0] == tiles[-1][1])
+    whole = pipe(image, **options, output_type="np")
+    assert np.abs(array_of(made)[..., :3] - whole[..., :3] * 255).max() <= 0.51
+    assert made.getchannel("A").tobytes() == image.getchannel("A").tobytes()
+
+
+def test_statistics_are_a_choice(pipe, monkeypatch):
+    monkeypatch.setattr(pipe, "fast", False)
+    monkeypatch.setattr(engine.tiled, "THUMBNAIL", 64)
+    image = Image.fromarray(np.dstack([np.tile(np.linspace(0, 255, 400), (300, 1)).astype(np.uint8)] * 3))
+    exact, near = (pipe(image, max_memory=0.01, statistics=kind) for kind in ("exact", "thumbnail"))
+    assert exact.size == near.size == image.size and exact.tobytes() != near.tobytes()
+    with pytest.raises(ConfigError, match="'exact', 'thumbnail'"):
+        pipe(image, statistics="guessed")
+
+
 def test_fast_is_as_good_as_float32_to_the_eye(pipe, monkeypatch):
     image = noise(64, 64)
     fast = pipe(image, output_type="pt")

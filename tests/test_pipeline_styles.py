@@ -129,6 +129,8 @@ def test_the_command_line_takes_references_and_makes_pictures(arbitrary, several
     assert Image.open(tmp_path / "out.png").tobytes() == arbitrary(content, style=style).tobytes()
     assert call(*base, "--style", tmp_path / "several", "--reference", "2").exit_code == 0
     assert Image.open(tmp_path / "out.png").tobytes() == several(content, style=2).tobytes()
+    assert call(*base, "--style", tmp_path / "several", "--reference", "1,0,3").exit_code == 0
+    assert Image.open(tmp_path / "out.png").tobytes() == several(content, style=[1, 0, 3]).tobytes()
     made = call("generate", "--style", tmp_path / "noisy", "-o", tmp_path / "made", "-n", 3, "--seed", 7)
     assert made.exit_code == 0
     files = sorted((tmp_path / "made").iterdir())

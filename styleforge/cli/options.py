@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import typing
@@ -34,7 +35,9 @@ DEVICE = click.option("--device", help="Where to compute, e.g. cpu or cuda; the 
 OFFLINE = click.option("--offline", is_flag=True, help="Never ask the network.")
 JSON = click.option("--json", "as_json", is_flag=True, help="For scripts: one JSON value on standard output.")
 REFERENCE = click.option(
-    "--reference", help="Picture to take the style from, or number of a learnt style, where the network asks."
+    "--reference",
+    help="Where the network asks: picture to take the style from; or of several learnt styles the number of one, "
+    "or a weight for each: 0.7,0.3.",
 )
 STRENGTH = click.option(
     "--strength", type=float, default=1.0, show_default=True, help="0 the picture, 1 the style, up to 1.5."
@@ -73,9 +76,13 @@ def load(style: str, revision: str | None, subfolder: str, device: str | None, o
     )
 
 
-def reference_of(text: str | None) -> str | int | None:
-    """A picture of the style, or the number of one."""
-    return int(text) if text is not None and text.isdecimal() else text
+def reference_of(text: str | None) -> str | int | list[float] | None:
+    """A picture of the style, the number of one, or weights of all."""
+    if text is None or text.isdecimal():
+        return text and int(text)
+    with contextlib.suppress(ValueError):
+        return [float(part) for part in text.split(",")]
+    return text
 
 
 class Numbers(click.ParamType):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -46,10 +47,26 @@ LOADED = ("style", "revision", "subfolder", "device", "offline")
 @click.option("--mask", help="Picture that is white where to style, or name of a region for --segmenter.")
 @click.option("--mask-fit", is_flag=True, help="Resize a mask of another size.")
 @click.option("--feather", type=float, default=0.0, show_default=True, help="Pixels of soft edge inside the mask.")
-@click.option("--segmenter", help="Image-segmentation model on the Hub that finds regions (extra 'segment').")
+@click.option(
+    "--segmenter", help="Image-segmentation model, on the Hub or a folder, that finds regions (extra 'segment')."
+)
+@click.option(
+    "--region",
+    "regions",
+    multiple=True,
+    metavar="WHERE=STYLE",
+    help="In place of --style and --mask, several times: a mask's file or the name of a region, and the style there.",
+)
 @PRESERVE_COLOR
 @STYLE_SCALE
 @MAX_MEMORY
+@click.option(
+    "--statistics",
+    type=click.Choice(["exact", "thumbnail"]),
+    default="exact",
+    show_default=True,
+    help="Of a picture in tiles: those of the whole, or of a small copy, which is quicker.",
+)
 @click.option("--float32", is_flag=True, help="Not in bfloat16, where the processor has it.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Threads that read and write.")
 @OVERWRITE
@@ -57,6 +74,7 @@ def stylize(
     pictures: tuple[Path, ...],
     output: Path | None,
     reference: str | None,
+    regions: tuple[str, ...],
     float32: bool,
     workers: int,
     overwrite: bool,
@@ -66,16 +84,23 @@ def stylize(
     from .. import images
     from ..hub import bundled_styles
 
+    if regions and (options["style"] or options["mask"]):
+        raise ConfigError("--region says itself which style is where", todo="Leave out --style and --mask.")
     options["style"] = options["style"] or next(iter(bundled_styles()), None)
-    if options["style"] is None:
+    if options["style"] is None and not regions:
         raise ConfigError("No style is bundled with this build", todo="Name one with --style.")
     several = len(pictures) > 1 or (output is not None and (output.is_dir() or not output.suffix))
     if output is None and any(picture.is_dir() for picture in pictures):
         raise ConfigError("A folder of pictures needs one for the results", todo="Name it with --output.")
     if len(pictures) > 1 and output is not None and output.suffix:
         raise ConfigError("One file cannot hold several pictures", where=output, todo="Give a folder to --output.")
-    pipe = _load(options)
-    pipe.fast = not float32
+    if regions:
+        if several:
+            raise ConfigError("Regions are those of one picture", todo="Name one, and a file with --output.")
+        pipe = _regional(regions, options, not float32)
+    else:
+        pipe = _load(options)
+        pipe.fast = not float32
     options["style"] = reference_of(reference)
     if several and output:
         _batch(pipe, pictures, output, workers=workers, overwrite=overwrite, **options)
@@ -85,7 +110,9 @@ def stylize(
         target = output or picture.with_name(f"{picture.stem}-styled.png")
         begin = time.perf_counter()
         try:
-            images.save(pipe(picture, **options), target)
+            with _bar("tile") as show:
+                styled = pipe(picture, progress=show, **options)
+            images.save(styled, target)
         except StyleforgeError as error:
             failed += 1
             click.echo(f"Error: {error}", err=True)
@@ -138,17 +165,10 @@ def batch(
 @PRESERVE_COLOR
 def video(source: Path, target: Path, reference: str | None, **options: Any) -> None:
     """Style the film SOURCE into TARGET; sound and frame times stay. The same command goes on with a stopped one."""
-    from tqdm import tqdm
-
     from ..video import stylize_video
 
     pipe = _load(options)
-    with tqdm(unit="frame", disable=None) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with _bar("frame") as show:
         made = stylize_video(pipe, source, target, style=reference_of(reference), on_frame=show, **options)
     click.echo(
         f"{target}  ({made.frames} frames in {made.seconds:.1f} s, {made.cuts} cuts, "
@@ -275,6 +295,43 @@ def export(style: str, output: Path, license: str, **options: Any) -> None:
 def _load(options: dict[str, Any]) -> Any:
     """The pipeline; what it takes is taken out of the options."""
     return load(**{name: options.pop(name) for name in LOADED})
+
+
+@contextmanager
+def _bar(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows how many of how many are done, if that takes longer than a second; gone at the end."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, disable=None, delay=1, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def _regional(regions: Sequence[str], options: dict[str, Any], fast: bool) -> Callable[..., Any]:
+    """What styles a picture by `--region`; what it takes is taken out of the options."""
+    from ..pipeline import style_regions
+
+    del options["mask"]
+    how = {name: options.pop(name) for name in LOADED}
+    pipes, layers = {}, []
+    for region in regions:
+        where, _, style = region.partition("=")
+        if not where or not style:
+            raise ConfigError(
+                "This is no region and its style",
+                found=repr(region),
+                allowed="sky=STYLE or mask.png=STYLE",
+                todo="Write one = between both.",
+            )
+        if style not in pipes:
+            pipes[style] = load(**how | {"style": style})
+            pipes[style].fast = fast
+        layers.append((pipes[style], Path(where) if Path(where).is_file() else where))
+    return lambda picture, **given: style_regions(picture, layers, **given)
 
 
 def _batch(

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from .. import memory
 from .fast import accelerate
-from .tiled import SHARE, Plan, Progress, Statistics, plan, run_tiled
+from .tiled import SHARE, Paintable, Pixels, Plan, Progress, Statistics, painted, plan, run_tiled
 
-__all__ = ["Plan", "Progress", "Statistics", "accelerate", "plan", "run", "run_tiled"]
+__all__ = ["Paintable", "Pixels", "Plan", "Progress", "Statistics", "accelerate", "plan", "run", "run_tiled"]
 
 SURELY = 8192  # bytes for each pixel that are enough for all of our networks, so that small pictures wait for no plan
 
@@ -20,8 +20,9 @@ SURELY = 8192  # bytes for each pixel that are enough for all of our networks, s
 @torch.no_grad()
 def run(
     model: nn.Module,
-    image: Tensor,
+    image: Tensor | Pixels,
     *,
+    into: Paintable | None = None,
     max_memory: int | None = None,
     statistics: Statistics = "exact",
     fast: bool = True,
@@ -33,6 +34,7 @@ def run(
     Args:
         model: a network in evaluation mode.
         image: (B, C, H, W) in [-1, 1], of a size that the network takes; of several pictures, each by itself.
+        into: takes the result of one picture, by tiles as they are done; a new tensor, when None.
         max_memory: bytes that may be needed beside the model, the input and the output; by default half of what is
             free.
         statistics: of tiles; see :func:`styleforge.engine.tiled.run_tiled`.
@@ -41,14 +43,16 @@ def run(
         progress: called with how many tiles of how many are done.
 
     Returns:
-        (B, 3, H, W) in [-1, 1], of the type of `image`.
+        (B, 3, H, W) in [-1, 1], of the type of `image`; or `into`.
 
     Raises:
         ConfigError: the budget is too small, or the network can only see the whole and that does not fit.
     """
     budget = int(memory.available(image.device) * SHARE) if max_memory is None else max_memory
     with accelerate(model, enabled=fast):
-        if len(image) * image.shape[2:].numel() * SURELY <= budget:
-            return model(image, **(options or {})).to(image.dtype)
         given = {"max_bytes": budget, "statistics": statistics, "options": options, "progress": progress}
+        if image.shape[0] * image.shape[2:].numel() * SURELY <= budget:
+            return painted(model(image[:, :, :, :], **(options or {})).to(image.dtype), into)
+        if into is not None:
+            return run_tiled(model, image, into=into, **given)
         return torch.cat([run_tiled(model, one, **given) for one in image.split(1)]).to(image.dtype)

@@ -8,7 +8,8 @@ functions, so whatever a forward pass does by other means than these is refused,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -31,6 +32,20 @@ _POINTWISE = frozenset((
 # fmt: on
 _NORMS = frozenset(("instance_norm", "group_norm"))
 _REDUCTIONS = {"mean": "moments", "sum": "moments", "var": "moments", "amax": "amax"}
+AGAIN = 800  # multiplications that are cheaper than to keep a value, which is written and read, on slow disks too
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of the pass, from one sum over the whole picture that it waits for to the next.
+
+    Attributes:
+        computed: its steps; some have been computed before, where that is cheaper than to keep them.
+        kept: the steps whose features are kept after it, so that the rest can be computed.
+    """
+
+    computed: AbstractSet[int]
+    kept: AbstractSet[int]
 
 
 @dataclass
@@ -41,11 +56,13 @@ class Trace:
         height, width: of the picture, in pixels.
         scales: for each step, pixels of the picture to one of its features; 0 where these are no map.
         sizes: for each step, height and width of its features.
+        values: for each step, how many its features have.
         bytes: for each step, of its features.
+        sources: for each step, those it is computed from.
+        looks: for each step, how many features of its sources it looks to one side.
+        work: for each step, multiplications.
         last_use: for each step, the last step that needs it.
         cuts: the sums over the whole picture that the pass waits for, (step, kind), and the step that needs them.
-        radius: how far a pixel reaches, statistics left aside, in pixels.
-        stride: how far it reaches between two of the sums that the pass waits for.
         align: tiles begin at multiples of this.
         refusal: why the pass cannot be run in tiles.
     """
@@ -54,11 +71,13 @@ class Trace:
     width: int
     scales: list[int] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
+    values: list[int] = field(default_factory=list)
     bytes: list[int] = field(default_factory=list)
+    sources: list[tuple[int, ...]] = field(default_factory=list)
+    looks: list[int] = field(default_factory=list)
+    work: list[int] = field(default_factory=list)
     last_use: list[int] = field(default_factory=list)
     cuts: dict[tuple[int, str], int] = field(default_factory=dict)
-    radius: int = 0
-    stride: int = 0
     align: int = 1
     refusal: str | None = None
 
@@ -66,14 +85,60 @@ class Trace:
         """Bytes that a pass over the whole picture holds at its worst moment, beside weights, input and output."""
         return max((self._live(step) + 2 * own for step, own in enumerate(self.bytes)), default=0)
 
-    def held(self) -> int:
-        """Bytes of the features of the whole picture that wait at two cuts in a row, at the worst of them."""
-        waiting = [self.waiting(at) for at in sorted(set(self.cuts.values()))]
-        return max((sum(self.bytes[step] for step in a | b) for a, b in pairwise([set(), *waiting])), default=0)
+    def segments(self, *, waits: bool = True) -> list[Segment]:
+        """The pass in parts; in one part if it does not wait, because all sums are known before."""
+        found: list[Segment] = []
+        kept: AbstractSet[int] = frozenset()
+        begin = 1
+        for (step, _), at in self.cuts.items() if waits else ():
+            computed = self._needed((step, *range(begin, at)), kept)
+            kept, begin = self._worth_keeping(self._waiting(at), kept, computed), at
+            found.append(Segment(computed, kept))
+        return [*found, Segment(self._needed(range(begin, len(self.scales)), kept), frozenset())]
 
-    def waiting(self, at: int) -> set[int]:
+    def reach(self, segments: Iterable[Segment]) -> int:
+        """How far a pixel reaches in any of these, in pixels."""
+        most = 0
+        for segment in segments:
+            reached: dict[int, int] = {}
+            for step in sorted(segment.computed):
+                looks = ((source, self.looks[step] * self.scales[source]) for source in self.sources[step])
+                reached[step] = max(reached.get(source, 0) + pixels for source, pixels in looks)
+            most = max([most, *reached.values()])
+        return most
+
+    def held(self, segments: Iterable[Segment]) -> int:
+        """Bytes of the features of the whole picture that are there while a segment runs, at the worst of them."""
+        kept = [frozenset(), *(segment.kept for segment in segments)]
+        return max(sum(self.bytes[step] for step in a | b) for a, b in pairwise(kept))
+
+    def _needed(self, wanted: Iterable[int], known: AbstractSet[int]) -> set[int]:
+        """The steps to compute for `wanted` by who has the picture and `known`."""
+        found: set[int] = set()
+        left = list(wanted)
+        while left:
+            step = left.pop()
+            if step and step not in known and step not in found:
+                found.add(step)
+                left += self.sources[step]
+        return found
+
+    def _waiting(self, at: int) -> set[int]:
         """The steps that are needed from step `at` on, but for the picture itself."""
         return {step for step in range(1, at) if self.last_use[step] >= at}
+
+    def _worth_keeping(
+        self, waiting: AbstractSet[int], before: AbstractSet[int], computed: AbstractSet[int]
+    ) -> AbstractSet[int]:
+        """Of what is needed later, that which is dear to compute again; and what the rest is computed from."""
+        kept = set(before & waiting)
+        for step in sorted(waiting - before):
+            again = self._needed({step}, before | kept)
+            borrowed = {source for one in again for source in self.sources[one]} & before - kept
+            dear = sum(self.work[one] for one in again) > AGAIN * self.values[step]
+            larger = sum(self.bytes[source] for source in borrowed) >= self.bytes[step]
+            kept |= {step} if step in computed and (dear or larger) else borrowed
+        return kept
 
     def _live(self, step: int) -> int:
         return sum(size for size, last in zip(self.bytes[:step], self.last_use, strict=False) if last >= step)
@@ -151,18 +216,24 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else tuple(value) * (2 // len(value))
 
 
+def _work(name: str, args: tuple[Any, ...], results: list[Tensor]) -> int:
+    """How many multiplications a call is."""
+    values = sum(result.numel() for result in results)
+    if name == "conv2d":
+        return values * args[1].shape[1:].numel()
+    return args[0].numel() * args[1].shape[1:].numel() if name == "conv_transpose2d" else values
+
+
 class _Tracer(TorchFunctionMode):
-    """Numbers the steps, and adds up how far they look."""
+    """Numbers the steps, and notes what they are computed from."""
 
     def __init__(self, height: int, width: int) -> None:
         super().__init__()
         self.trace = Trace(height, width)
-        self._reached: list[int] = []  # pixels, for each step
-        self._since: list[tuple[int, int]] = []  # the number of cuts so far, and pixels since the last of them
 
     def begin(self, image: Tensor) -> Tensor:
         """The picture as step 0."""
-        return self._step(image, scale=1, reached=0, since=0)
+        return self._step(image, scale=1)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -170,7 +241,7 @@ class _Tracer(TorchFunctionMode):
         given, results = [t for t in tensors((args, kwargs)) if hasattr(t, "_step")], list(tensors(result))
         if not given or not results:
             return result
-        sources = [t._step for t in given]
+        sources = tuple(t._step for t in given)
         name, found = func.__name__, self.trace
         for source in sources:
             found.last_use[source] = max(found.last_use[source], len(found.scales))
@@ -180,37 +251,35 @@ class _Tracer(TorchFunctionMode):
             found.cuts.setdefault((sources[0], kind), len(found.scales))
             if not keeps_map(name, args, kwargs):
                 return result
-        reach = _reach(name, args, kwargs)
-        reached = max(self._reached[s] + (reach or 0) * found.scales[s] for s in sources)
-        since = max(self._reached_since(s) + (reach or 0) * found.scales[s] for s in sources)
+        looks = _reach(name, args, kwargs)
         scale = max(found.scales[s] for s in sources) if name == "pad" else None
         changed = results[0].shape[2:] not in [t.shape[2:] for t in given]
-        if results[0].ndim == 4 and (reach is None or (changed and name in _POINTWISE)):
+        if results[0].ndim == 4 and (looks is None or (changed and name in _POINTWISE)):
             self._refuse(f"nothing is known of {name}")
+        work = _work(name, args, results)
         for place, tensor in enumerate(results):
-            results[place] = self._step(tensor, scale, reached, since)
+            results[place] = self._step(tensor, scale, sources, looks or 0, work)
         return results[0] if isinstance(result, Tensor) else type(result)(results)
 
-    def _reached_since(self, step: int) -> int:
-        cuts, pixels = self._since[step]
-        return pixels if cuts == len(self.trace.cuts) else 0
-
-    def _step(self, tensor: Tensor, scale: int | None, reached: int, since: int) -> Tensor:
+    def _step(
+        self, tensor: Tensor, scale: int | None, sources: tuple[int, ...] = (), looks: int = 0, work: int = 0
+    ) -> Tensor:
         found = self.trace
         if scale is None:
             scale = round(found.height / tensor.shape[2]) if tensor.ndim == 4 else 0
             if tensor.ndim == 4 and scale != round(found.width / tensor.shape[3]):
                 self._refuse("features whose height and width have other scales")
-        tensor = tensor.view_as(tensor)  # a call may give what it got
+        tensor = tensor.detach()  # a call may give what it got
         tensor._step = len(found.scales)
         found.scales.append(scale)
         found.sizes.append(tuple(tensor.shape[2:]) if tensor.ndim == 4 else (0, 0))
-        found.bytes.append(tensor.numel() * tensor.element_size() if scale else 0)
+        found.values.append(tensor.numel() if scale else 0)
+        found.bytes.append(tensor.nbytes if scale else 0)
+        found.sources.append(sources)
+        found.looks.append(looks)
+        found.work.append(work)
         found.last_use.append(-1)
         found.align = math.lcm(found.align, scale or 1)
-        found.radius, found.stride = max(found.radius, reached), max(found.stride, since)
-        self._reached.append(reached)
-        self._since.append((len(found.cuts), since))
         return tensor
 
     def _refuse(self, why: str) -> None:

@@ -1,0 +1,73 @@
+"""scripts/benchmark.py: that what it prints is complete, not how fast anything is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+import benchmark
+
+TINY = {
+    "mini": lambda: benchmark.models.MiniGenerator(width=4, blocks=1),
+    "microast": lambda: benchmark.models.MicroASTGenerator(width=4),
+}
+
+
+def run(capsys, *arguments):
+    benchmark.main(["--part", "families", "--json", "--rounds", "1", "--sizes", "32", "64", *arguments])
+    out, err = capsys.readouterr()
+    return json.loads(out), err
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Small networks, and all sides in this process."""
+
+    @contextlib.contextmanager
+    def here(make, *arguments):
+        yield make(*arguments)
+
+    monkeypatch.setattr(benchmark, "FAMILIES", TINY)
+    monkeypatch.setattr(benchmark, "elsewhere", here)
+    monkeypatch.setattr(benchmark, "convolution", lambda dtype: lambda: None)
+
+
+def test_each_family_and_size_has_all_sides(tiny, capsys):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    found, table = run(capsys)
+    assert found["machine"]["threads"] >= 1 and "stock" not in found
+    assert [(row["family"], row["size"]) for row in found["families"]] == [(n, s) for n in TINY for s in (32, 64)]
+    for row in found["families"]:
+        assert row["seconds"].keys() == {"stock", "ours", "float32", "onnx", "conv", "conv float32"}
+        assert row["gflop_per_second"]["ours"] == pytest.approx(row["gflop"] / row["seconds"]["ours"])
+        assert row["stock_to"]["onnx"] == pytest.approx(row["seconds"]["stock"] / row["seconds"]["onnx"])
+        assert row["share_of_conv"].keys() == {"ours", "float32"} and row["why"] == ""
+        assert benchmark.line(row) in table
+    small, large = (row["gflop"] for row in found["families"][:2])
+    assert large == pytest.approx(4 * small)
+
+
+def test_without_onnx_the_reason_is_printed(tiny, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    found, table = run(capsys)
+    for row in found["families"]:
+        assert "onnxruntime" in row["why"] and row["why"] in table and "onnx" not in row["seconds"]
+
+
+@pytest.mark.slow
+def test_sides_take_turns_in_processes_of_their_own(capsys):
+    found, _ = run(capsys, "--families", "mini", "--sizes", "32", "--no-onnx", "--seconds", "0")
+    assert all(seconds > 0 for row in found["families"] for seconds in row["seconds"].values())
+
+
+def test_no_turn_begins_after_the_limit():
+    turns = []
+    seconds = benchmark.in_turns({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, 3, limit=0)
+    assert turns == ["a", "b"] * 2 and seconds.keys() == {"a", "b"}
