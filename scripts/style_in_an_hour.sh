@@ -32,12 +32,12 @@ for side, folder in (("A", source), ("B", target)):
             link.is_symlink() or link.symlink_to(folder / link.relative_to(output / f"{part}{side}"))
 PY
 
-# Half of the full width, at 128 px: in an hour the full one would see too little. Blurs on the way down, up and in the
-# discriminator leave no grid; the identity term keeps colors from drifting.
+# Half of the full width, at 128 px: in an hour the full one would see too little. Blurs and shift equivariance leave no
+# grid; the identity term keeps colors from drifting.
 train() {
     styleforge train fastcut --source "$output/data/trainA" --target "$output/data/trainB" --output "$output" \
         --size 128 --zoom 1.25,2.0 --batch-size 2 --width 32 --blocks 6 --downsample blur --upsample blur \
-        --discriminator-layers 2 --discriminator-downsample blur --nce 1.5 --identity-l1 3 \
+        --discriminator-layers 2 --discriminator-downsample blur --nce 1.5 --identity-l1 3 --shift-equivariance 10 \
         --log-every 10 --save-every 100 --sample-every 500 ${LICENSE:+--license "$LICENSE"} "$@"
 }
 # How many steps there is time for is measured first, because the learning rate must have fallen when they end.

@@ -45,6 +45,7 @@ WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "README.md"
 MAX_CONFIG_BYTES = 64 * 1024
 BUNDLED = Path(__file__).with_name("styles")
+DEFAULT_STYLE = "fastcut-monet"
 _LITTER = (".tmp", ".part", ".incomplete")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -60,8 +61,9 @@ class StyleFiles:
 
 
 def bundled_styles() -> list[str]:
-    """Names of the styles that come with the package."""
-    return sorted(p.parent.name for p in BUNDLED.glob(f"*/{CONFIG_NAME}"))
+    """Names of the styles that come with the package; first the one that is meant where none is named."""
+    names = [path.parent.name for path in BUNDLED.glob(f"*/{CONFIG_NAME}")]
+    return sorted(names, key=lambda name: (name != DEFAULT_STYLE, name))
 
 
 def fetch(
