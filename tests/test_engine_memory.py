@@ -45,7 +45,7 @@ print(before, memory.peak(), len(tiles))
 """)
     pictures = 3000 * 4000 * (3 + 3 + 4)  # read, made, and as Pillow keeps it
     assert rounds > 100
-    assert after - before <= 0.15 * memory.GIB + pictures
+    assert after - before <= 0.25 * memory.GIB + pictures  # freed memory is kept for the next tile
 
 
 @pytest.mark.slow

@@ -102,5 +102,5 @@ def test_dry_steps_are_the_real_loop(config, tmp_path):
 def test_memory_is_what_the_system_says():
     free, before = memory.available(), memory.peak()
     block = torch.ones(before + 64 * MIB, dtype=torch.uint8)  # more than there ever was
-    assert memory.peak() >= before + len(block) // 2
+    assert memory.peak() >= len(block)  # though freed memory, which is kept, serves a part of it
     assert memory.available() < free + len(block)
