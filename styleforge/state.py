@@ -78,9 +78,13 @@ def start_from(run: Any, method: nn.Module) -> None:
             allowed="the folder of a run with checkpoints",
             todo="Check --init, or leave it out.",
         )
-    state = method.state_dict()
-    kept = {name: tensor for name, tensor in state.items() if name.startswith("adversary.")}  # that of augmentation
-    load(method, {k: v for k, v in under(found[0], "method.").items() if not k.startswith("adversary.")} | kept, run)
+    given = {k: v for k, v in under(found[0], "method.").items() if not k.startswith("adversary.")}
+    own = {  # the state of augmentation, and a second discriminator that the other run did not have
+        name: tensor
+        for name, tensor in method.state_dict().items()
+        if name.startswith("adversary.") or (name.startswith("projection.") and name not in given)
+    }
+    load(method, given | own, run)
 
 
 def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from styleforge import ResnetGenerator, checkpoint, methods
+from styleforge.errors import ConfigError
 from styleforge.methods.base import Batch, Player, unsteadiness
 
 SMALL = {"width": 4, "blocks": 1, "discriminator_width": 4, "discriminator_layers": 1, "nce_blocks": [0], "patches": 8}
@@ -68,6 +69,53 @@ def test_shift_equivariance_is_a_term_of_cut(flip):
     images = {name: torch.rand(1, 3, 32, 32) * 2 - 1 for name in ("source", "target")}
     terms = [methods.build("cut", settings).generator_terms(Batch(images, 0, turn, 0)) for turn in range(3)]
     assert all(0 < found["shift"] < 2 for found in terms)
+
+
+PROJECTED = {**SMALL, "projected": 2.0, "features": "random-16x"}
+
+
+def pictures(size=40):
+    draws = torch.Generator().manual_seed(0)
+    return {name: torch.rand(2, 3, size, size, generator=draws) * 2 - 1 for name in ("source", "target")}
+
+
+def test_a_projected_discriminator_has_its_say_and_leaves_the_other_losses_alone():
+    torch.manual_seed(0)
+    method = methods.build("fastcut", PROJECTED)
+    for own in (pictures(), pictures(64)):
+        batch = Batch(own, 0, 0)
+        judged, made = method.discriminator_terms(batch), method.generator_terms(batch)
+        assert set(judged) == {"real_fake", "projected"} and set(made) == {"fool", "nce", "fool_projected"}
+        logits = method.projection.moved(batch["fake"], batch.generator("projected"))
+        assert made["fool_projected"].item() == pytest.approx(-2 * sum(x.mean().item() for x in logits) / 4, rel=1e-4)
+    method.projected = 4.0
+    assert method.generator_terms(batch)["fool_projected"].item() == pytest.approx(2 * made["fool_projected"].item())
+
+
+def test_a_projected_discriminator_wants_pictures_of_some_size():
+    with pytest.raises(ConfigError, match=r"28 x 28 pixels.*leave out --projected"):
+        methods.build("fastcut", PROJECTED).generator_terms(Batch(pictures(28), 0, 0))
+
+
+def test_a_projected_discriminator_learns_in_some_steps_and_its_frozen_eyes_do_not():
+    torch.manual_seed(0)
+    method = methods.build("fastcut", {**PROJECTED, "lr": 2e-3})
+    judge = method.players()[0]
+    frozen = [buffer.clone() for buffer in method.projection.features.buffers()]
+    learnt = {name for name in method.state_dict() if name.startswith("projection.")}
+    assert learnt and all(name.startswith("projection.heads.") for name in learnt)
+    optimizer, losses = judge.optimizer(), []
+    for turn in range(25):
+        own = pictures(32)
+        own["target"] = own["target"].round()  # another grain
+        terms = judge.loss(Batch(own, 0, turn))
+        optimizer.zero_grad()
+        terms["projected"].backward()
+        optimizer.step()
+        losses.append(terms["projected"].item())
+    assert losses[-1] < 0.5 * losses[0]
+    assert same(frozen, list(method.projection.features.buffers()))
+    assert all(p.grad is None for p in method.generator.parameters())  # the judge's turn
 
 
 def test_fastcut_is_cut_with_the_papers_quick_settings():

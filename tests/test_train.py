@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -150,7 +151,14 @@ def test_a_stopped_run_goes_on_to_the_same_weights(config, folders, tmp_path, me
     """Randomness is a function of the step, so a stop is invisible afterwards (CPU, one process)."""
     settings = {
         "cyclegan": {**SMALL, "history": 2},
-        "cut": {**SMALL, "nce_blocks": [0], "patches": 16, "flip_equivariance": True},
+        "cut": {
+            **SMALL,
+            "nce_blocks": [0],
+            "patches": 16,
+            "flip_equivariance": True,
+            "projected": 1.0,
+            "features": "random-16x",
+        },
         "pix2pix": {"width": 4, "downs": 5, "discriminator_width": 4, "discriminator_layers": 1, "dropout": True},
     }[method]
     target = folders[0] if method == "pix2pix" else folders[1]
@@ -184,6 +192,9 @@ def test_a_run_may_start_from_the_networks_of_another(config, tmp_path):
     )
     state = under(checkpoint.newest(tmp_path / "first" / "checkpoints")[0], "method.generator.")
     assert same(weights(train(begun, quiet)), state)
+    more = {**settings, "projected": 1.0, "features": "random-16x"}  # a second discriminator may join
+    joined = replace(begun, settings=more, output=str(tmp_path / "third"))
+    assert same(weights(train(joined, quiet)), state)
     with pytest.raises(ConfigError, match="other settings"):
         train(config(settings={**SMALL, "width": 8}, init=str(tmp_path / "first"), output=str(tmp_path / "x")), quiet)
     with pytest.raises(CheckpointError, match="no run to start from"):
