@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import files, images
+from . import control, files, images
 from .data import SUFFIXES, list_pictures
 from .errors import ConfigError, DataError, ImageError, MissingExtra
 from .images import ImagePolicy, Picture
@@ -333,9 +333,12 @@ def _plan(inputs: Iterable[Input], output: Path, suffix: str, format: str) -> li
 
 
 def read_style(options: dict[str, Any], policy: ImagePolicy) -> dict[str, Any]:
-    """Read a picture to take the style from once, and stop now when it cannot be read."""
+    """Read the pictures to take the style from once, and stop now when one cannot be read."""
     style = options.get("style")
-    return options | {"style": images.read(style, policy)} if isinstance(style, (str, os.PathLike)) else options
+    if isinstance(style, (str, os.PathLike)):
+        return options | {"style": images.read(style, policy)}
+    several = isinstance(style, (list, tuple)) and not all(isinstance(one, (int, float)) for one in style)
+    return options | {"style": control.read_styles(style, policy)} if several else options
 
 
 def _remember(output: Path, pairs: list[tuple[Path, Path]], made_with: str, overwrite: bool) -> float:

@@ -298,6 +298,32 @@ def compose(picture: Picture, regions: Sequence[Region]) -> Picture:
 BACKGROUND = "background"
 
 
+def read_styles(style: Any, policy: ImagePolicy = DEFAULT_POLICY) -> list[tuple[Picture, float]]:
+    """Pictures to take a style from, and the share of each; shares have sum 1.
+
+    Args:
+        style: a picture in any form that :func:`styleforge.images.read` takes, a list of them, which then count alike,
+            or a list of pairs (picture, share).
+        policy: limits on the pictures.
+
+    Raises:
+        ConfigError: no picture, or a share that is none.
+        ImageError: a picture cannot be used.
+    """
+    several = list(style) if isinstance(style, (list, tuple)) else [style]
+    pairs = [one if isinstance(one, tuple) and len(one) == 2 else (one, 1.0) for one in several]
+    numbers = [share for _, share in pairs]
+    fits = all(isinstance(n, (int, float)) and math.isfinite(n) and n >= 0 for n in numbers)
+    if not pairs or not fits or not sum(numbers) > 0:
+        raise ConfigError(
+            "These pictures cannot share a style",
+            found=", ".join(map(str, numbers)) or "none",
+            allowed="a picture, or several with shares that are not negative and not all 0",
+            todo='Give for instance style=[("a.jpg", 0.7), ("b.jpg", 0.3)].',
+        )
+    return [(images.read(picture, policy), share / sum(numbers)) for picture, share in pairs]
+
+
 def find_region(
     image: Source, name: str, segmenter: Segmenter | str, *, policy: ImagePolicy = DEFAULT_POLICY
 ) -> Tensor:

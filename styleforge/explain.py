@@ -163,7 +163,7 @@ def explain(
     if isinstance(model, UGATITGenerator):
         maps["attention"] = _heat(model, source)
     elif isinstance(model, AttentionGenerator):
-        looked_at = pipe._style_options(reference)["style"]
+        looked_at = pipe._style_options(reference)["style"][0][0]  # of several, the first
         maps |= _looks(model, source, looked_at, point)
     for name, judge in judges.items():
         maps[f"real {name}".strip()] = _real(judge.to(source.device), source, styled)

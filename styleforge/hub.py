@@ -34,6 +34,7 @@ from .errors import (
     nearest,
 )
 from .files import replacing_folder, write_text
+from .layers import shares
 from .repos import BUNDLED as BUNDLED
 from .repos import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, StyleFiles, fetch, first_line, push_folder
 from .repos import MAX_CONFIG_BYTES as MAX_CONFIG_BYTES
@@ -137,10 +138,9 @@ class PretrainedMixin(
                     allowed=f"(B, {size})",
                     todo=f"Draw it with torch.randn(B, {size}).",
                 )
-        for key in ("image", "style"):
-            if key not in given:
-                continue
-            shape, channels = tuple(given[key].shape), self.config.get("in_channels", 3)
+        pictures = [(key, given[key]) for key in ("image", "style") if key in given]
+        for key, picture in ((key, one) for key, several in pictures for one, _ in shares(several)):
+            shape, channels = tuple(picture.shape), self.config.get("in_channels", 3)
             if len(shape) != 4 or shape[1] != channels:
                 raise ImageError(
                     f"{name} does not take a tensor of this shape",

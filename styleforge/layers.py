@@ -14,6 +14,21 @@ from torch.nn.utils.parametrizations import spectral_norm
 from .precision import full_precision
 
 Norm = Literal["instance", "batch", "none"]
+Style = Tensor | Sequence[tuple[Tensor, float]]
+
+
+def shares(style: Style) -> Sequence[tuple[Tensor, float]]:
+    """Pictures of a style with the share of each: what networks that take any style are given, as a sequence."""
+    return [(style, 1.0)] if isinstance(style, Tensor) else style
+
+
+def blended(parts: Sequence[tuple[Tensor, float]]) -> Tensor:
+    """Tensors of one shape by their shares; one alone is not copied."""
+    (blend, first), *others = parts
+    blend = blend if first == 1 else blend * first
+    for tensor, share in others:
+        blend = blend + share * tensor
+    return blend
 
 
 @full_precision

@@ -134,8 +134,9 @@ class StylePipeline:
         Args:
             image: a path, URL, `bytes`, file object, PIL image, array (H, W[, C]) or tensor (C, H, W), or a list
                 of these; see :func:`styleforge.images.read`.
-            style: for networks that take any style, a picture of it (in any form that `image` may have); for
-                networks that have learnt several, the number of one, or a weight for each.
+            style: for networks that take any style, a picture of it (in any form that `image` may have), or several:
+                `["a.jpg", "b.jpg"]`, with shares `[("a.jpg", 0.7), ("b.jpg", 0.3)]`; for networks that have learnt
+                several, the number of one, or a weight for each.
             strength: 0 gives the picture back, 1 the full style, between them a blend; up to 1.5 exaggerates.
             mask: where to style: a picture (in any form that `image` may have) that is white there, or the name of a
                 region that `segmenter` finds. Pixels where it is black stay as they are, to the bit.
@@ -292,7 +293,8 @@ class StylePipeline:
                     where=name,
                     todo='Give a picture of it: pipe(image, style="painting.jpg"), or --reference painting.jpg.',
                 )
-            return {"style": self._reference(images.read(style, self.policy))}
+            read = control.read_styles(style, self.policy)
+            return {"style": [(self._reference(picture), share) for picture, share in read]}
         if style is None:
             return {}
         weights = [float(n == style) for n in range(can.styles)] if isinstance(style, int) else style

@@ -76,11 +76,9 @@ def test_mixed_features_have_the_statistics_of_the_style():
 
 def test_styles_in_between():
     made, (content, style), (_, other) = network("adain"), pictures(), pictures(style=(32, 16))
-    assert torch.allclose(made.interpolate(content, [style, other], [1.0, 0.0]), made(content, style), rtol=1e-12)
+    assert torch.allclose(made(content, [(style, 1.0), (other, 0.0)]), made(content, style), rtol=1e-12)
     mixed = (made.mix(content, style) + made.mix(content, other)) / 2
-    assert torch.allclose(made.interpolate(content, [style, other], [0.5, 0.5]), made.paint(mixed), rtol=1e-12)
-    with pytest.raises(ValueError, match="shorter"):
-        made.interpolate(content, [style, other], [1.0])
+    assert torch.allclose(made(content, [(style, 0.5), (other, 0.5)]), made.paint(mixed), rtol=1e-12)
 
 
 def test_the_encoder_is_stored_and_stays_frozen(tmp_path):

@@ -119,7 +119,7 @@ def test_output_in_float32(network, io):
 
 def test_styles_in_between(network, io):
     weights = golden.meta(FULL)["interpolation_weights"]
-    found = network.interpolate(io["content"], [io["style"], io["style2"]], weights)
+    found = network.forward(io["content"], list(zip([io["style"], io["style2"]], weights, strict=True)))
     assert error(found, io, "out64_interp") < TOLERANCE
 
 

@@ -8,7 +8,15 @@ from PIL import Image
 
 from styleforge import StylePipeline, cli, images
 from styleforge.errors import ConfigError, ImageError
-from styleforge.models import AdaINGenerator, DCGANGenerator, ResnetGenerator, StyleGAN2Generator, TransformerNet
+from styleforge.models import (
+    AdaINGenerator,
+    AttentionGenerator,
+    DCGANGenerator,
+    MicroASTGenerator,
+    ResnetGenerator,
+    StyleGAN2Generator,
+    TransformerNet,
+)
 
 
 def picture(width, height, seed=0):
@@ -53,9 +61,48 @@ def test_any_style_of_any_size_on_any_picture(arbitrary, tmp_path):
     assert [one.tobytes() for one in both] == [results[0].tobytes()] * 2
 
 
+@pytest.mark.parametrize("make", [AdaINGenerator, AttentionGenerator, MicroASTGenerator])
+def test_a_style_between_those_of_several_pictures(arbitrary, make):
+    if make is AdaINGenerator:
+        pipe = arbitrary
+    else:
+        torch.manual_seed(0)
+        pipe = StylePipeline(make(width=4) if make is MicroASTGenerator else make(backbone="vgg19-16x"))
+    content, (a, b) = picture(40, 48), [picture(48, 40, n) for n in (1, 2)]
+
+    def styled(style):
+        return pipe(content, style=style, output_type="pt")
+
+    ends = [styled(a), styled(b)]
+    for style, end in (([(a, 1), (b, 0)], ends[0]), ([(a, 0.0), (b, 3.0)], ends[1]), ([a], ends[0]), ([b, b], ends[1])):
+        assert torch.allclose(styled(style), end, atol=2e-3), "bfloat16 where the processor has it"
+    between = styled([(a, 1), (b, 3)])
+    assert torch.equal(between, styled([(a, 0.25), (b, 0.75)]))
+    if make is AdaINGenerator:  # whose weights here make the styles differ much
+        assert min((between - end).abs().mean() for end in ends) > 0.003
+        assert (between - ends[1]).abs().mean() < (between - ends[0]).abs().mean()
+
+
+def test_several_references_in_tiles_are_those_of_the_whole(arbitrary):
+    given = {"style": [(picture(32, 32, 1), 0.3), (picture(48, 32, 2), 0.7)], "output_type": "pt"}
+    pipe = StylePipeline(arbitrary.model, fast=False)
+    whole, tiles = pipe(picture(640, 560), **given), []
+    in_tiles = pipe(picture(640, 560), **given, max_memory=0.05, progress=lambda *done: tiles.append(done))
+    assert len(tiles) > 3
+    assert (whole - in_tiles).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("shares", [(1, -1), (0, 0), (float("nan"), 1), ("1", 1)])
+def test_shares_that_are_none(arbitrary, shares):
+    with pytest.raises(ConfigError, match="cannot share a style"):
+        arbitrary(picture(16, 16), style=[(picture(16, 16, n), share) for n, share in enumerate(shares)])
+
+
 def test_large_styles_are_reduced(arbitrary, monkeypatch):
     seen = []
-    monkeypatch.setattr(arbitrary.model, "forward", lambda image, style, strength: seen.append(style.shape) or image)
+    monkeypatch.setattr(
+        arbitrary.model, "forward", lambda image, style, strength: seen.append(style[0][0].shape) or image
+    )
     arbitrary(picture(16, 16), style=picture(1100, 900))
     ((_, _, height, width),) = seen
     assert (height, width) == (512, 624) and width / height == pytest.approx(1100 / 900, rel=0.01)
@@ -127,6 +174,13 @@ def test_the_command_line_takes_references_and_makes_pictures(arbitrary, several
     base = ("stylize", tmp_path / "content.png", "--output", tmp_path / "out.png", "--device", "cpu")
     assert call(*base, "--style", tmp_path / "arbitrary", "--reference", tmp_path / "style.png").exit_code == 0
     assert Image.open(tmp_path / "out.png").tobytes() == arbitrary(content, style=style).tobytes()
+    shares = ("--reference", f"{tmp_path / 'style.png'}=1", "--reference", f"{tmp_path / 'content.png'}=0.5")
+    assert call(*base, "--style", tmp_path / "arbitrary", *shares).exit_code == 0
+    between = arbitrary(content, style=[(style, 1), (content, 0.5)])
+    assert Image.open(tmp_path / "out.png").tobytes() == between.tobytes()
+    folder = ("batch", tmp_path / "content.png", "--output", tmp_path / "many", "--style", tmp_path / "arbitrary")
+    assert call(*folder, *shares).exit_code == 0
+    assert Image.open(tmp_path / "many" / "content-styled.png").tobytes() == between.tobytes()
     assert call(*base, "--style", tmp_path / "several", "--reference", "2").exit_code == 0
     assert Image.open(tmp_path / "out.png").tobytes() == several(content, style=2).tobytes()
     assert call(*base, "--style", tmp_path / "several", "--reference", "1,0,3").exit_code == 0

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import re
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,8 +36,9 @@ OFFLINE = click.option("--offline", is_flag=True, help="Never ask the network.")
 JSON = click.option("--json", "as_json", is_flag=True, help="For scripts: one JSON value on standard output.")
 REFERENCE = click.option(
     "--reference",
-    help="Where the network asks: picture to take the style from; or of several learnt styles the number of one, "
-    "or a weight for each: 0.7,0.3.",
+    multiple=True,
+    help="Where the network asks: picture to take the style from, or several, each by one option, with their shares "
+    "as PATH=0.7; or of several learnt styles the number of one, or a weight for each: 0.7,0.3.",
 )
 STRENGTH = click.option(
     "--strength", type=float, default=1.0, show_default=True, help="0 the picture, 1 the style, up to 1.5."
@@ -76,13 +77,23 @@ def load(style: str, revision: str | None, subfolder: str, device: str | None, o
     )
 
 
-def reference_of(text: str | None) -> str | int | list[float] | None:
-    """A picture of the style, the number of one, or weights of all."""
-    if text is None or text.isdecimal():
-        return text and int(text)
+def reference_of(texts: Sequence[str]) -> Any:
+    """A picture of the style, several with shares, the number of a learnt one, or weights of all learnt ones."""
+    if len(texts) == 1:
+        (text,) = texts
+        if text.isdecimal():
+            return int(text)
+        with contextlib.suppress(ValueError):
+            return [float(part) for part in text.split(",")]
+    return [_shared(text) for text in texts] or None
+
+
+def _shared(text: str) -> tuple[str, float]:
+    """A path, or `PATH=SHARE`."""
+    path, _, share = text.rpartition("=")
     with contextlib.suppress(ValueError):
-        return [float(part) for part in text.split(",")]
-    return text
+        return (path, float(share)) if path else (text, 1.0)
+    return text, 1.0
 
 
 class Numbers(click.ParamType):

@@ -73,7 +73,7 @@ LOADED = ("style", "revision", "subfolder", "device", "offline")
 def stylize(
     pictures: tuple[Path, ...],
     output: Path | None,
-    reference: str | None,
+    reference: tuple[str, ...],
     regions: tuple[str, ...],
     float32: bool,
     workers: int,
@@ -142,7 +142,7 @@ def batch(
     engine: Literal["local", "ray"],
     workers: int,
     gpus: float,
-    reference: str | None,
+    reference: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Style files, folders and globs in PICTURES; what is done already is skipped, broken ones are listed."""
@@ -163,7 +163,7 @@ def batch(
 @REFERENCE
 @STRENGTH
 @PRESERVE_COLOR
-def video(source: Path, target: Path, reference: str | None, **options: Any) -> None:
+def video(source: Path, target: Path, reference: tuple[str, ...], **options: Any) -> None:
     """Style the film SOURCE into TARGET; sound and frame times stay. The same command goes on with a stopped one."""
     from ..video import stylize_video
 
@@ -253,7 +253,7 @@ def invert(
 @output_option("Folder for the maps.")
 @REFERENCE
 @click.option("--discriminator", help="A style whose training/ holds some; the style itself where it has one.")
-def explain(picture: Path, output: Path, reference: str | None, discriminator: str | None, **options: Any) -> None:
+def explain(picture: Path, output: Path, reference: tuple[str, ...], discriminator: str | None, **options: Any) -> None:
     """Show where and how much a style changes PICTURE, and what its networks look at."""
     from ..explain import explain as look
 

@@ -154,11 +154,20 @@ def trace(model: nn.Module, image: Tensor, options: Mapping[str, Any]) -> Trace:
     """
     with torch.no_grad(), FakeTensorMode() as fake:
         state = {n: fake.from_tensor(t) for n, t in (*model.named_parameters(), *model.named_buffers())}
-        options = {n: fake.from_tensor(v) if isinstance(v, Tensor) else v for n, v in options.items()}
+        options = _faked(fake, dict(options))
         with _Tracer(*image.shape[2:]) as mode:
             picture = mode.begin(torch.empty(image.shape, dtype=image.dtype, device=image.device))
             torch.func.functional_call(model, state, (picture,), options)
     return mode.trace
+
+
+def _faked(fake: FakeTensorMode, value: Any) -> Any:
+    """The same with fake tensors, in nested tuples, lists and dictionaries."""
+    if isinstance(value, Tensor):
+        return fake.from_tensor(value)
+    if isinstance(value, (tuple, list)):
+        return type(value)(_faked(fake, inner) for inner in value)
+    return {name: _faked(fake, inner) for name, inner in value.items()} if isinstance(value, dict) else value
 
 
 def tensors(value: Any) -> Iterator[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import features
 from ..hub import Capabilities, PretrainedMixin
-from ..layers import adaptive_instance_norm, init_he, mean_std
+from ..layers import Style, adaptive_instance_norm, blended, init_he, mean_std, shares
 
 LAYER = "relu4_1"
 
@@ -61,12 +61,13 @@ class AdaINGenerator(PretrainedMixin, tags=["image-to-image", "arbitrary-style",
         self.encoder = features.build(backbone, last=LAYER).requires_grad_(False)
         self.decoder = MirroredDecoder(self.encoder.channels)
 
-    def forward(self, image: Tensor, style: Tensor, strength: float = 1.0) -> Tensor:
-        """Paint a picture in the style of another.
+    def forward(self, image: Tensor, style: Style, strength: float = 1.0) -> Tensor:
+        """Paint a picture in the style of another, or between those of several.
 
         Args:
             image: (B, 3, H, W) in [-1, 1], H and W multiples of 8 and at least 16.
-            style: (B or 1, 3, H', W') in [-1, 1], of any such size.
+            style: (B or 1, 3, H', W') in [-1, 1], of any such size; or several with their shares, usually of sum 1:
+                `[(a, 0.7), (b, 0.3)]`.
             strength: 0 only encodes and decodes, 1 is the full style.
 
         Returns:
@@ -75,24 +76,16 @@ class AdaINGenerator(PretrainedMixin, tags=["image-to-image", "arbitrary-style",
         """
         return self.paint(self.mix(image, style, strength))
 
-    def interpolate(self, image: Tensor, styles: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-        """Paint a picture between several styles.
-
-        Args:
-            image: as for :meth:`forward`.
-            styles: pictures of the styles, each as for :meth:`forward`.
-            weights: how much of each, usually with sum 1.
-
-        Returns:
-            As :meth:`forward`.
-        """
-        pairs = zip(styles, weights, strict=True)
-        return self.paint(sum(weight * self.mix(image, style) for style, weight in pairs))
-
-    def mix(self, image: Tensor, style: Tensor, strength: float = 1.0) -> Tensor:
+    def mix(self, image: Tensor, style: Style, strength: float = 1.0) -> Tensor:
         """What :meth:`paint` takes: features of the picture with the statistics of the style, (B, C, H/8, W/8)."""
-        content, wanted = (self.encoder(x, [LAYER])[LAYER] for x in (image, style))
-        return torch.lerp(content, adaptive_instance_norm(content, *mean_std(wanted)), strength)
+        content = self.encode(image)
+        known = [(mean_std(self.encode(one)), share) for one, share in shares(style)]
+        styled = blended([(adaptive_instance_norm(content, *wanted), share) for wanted, share in known])
+        return torch.lerp(content, styled, strength)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """The features that statistics are those of, (B, C, H/8, W/8)."""
+        return self.encoder(image, [LAYER])[LAYER]
 
     def paint(self, mixed: Tensor) -> Tensor:
         """Features to a picture, see :meth:`forward`."""

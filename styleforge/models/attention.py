@@ -18,7 +18,7 @@ from .. import features
 from ..configs import Range
 from ..errors import ImageError
 from ..hub import Capabilities, PretrainedMixin
-from ..layers import adaptive_instance_norm, init_he, normalize
+from ..layers import Style, adaptive_instance_norm, blended, init_he, normalize, shares
 from ..precision import full_precision
 from .adain import MirroredDecoder
 
@@ -151,12 +151,13 @@ class AttentionGenerator(PretrainedMixin, tags=["image-to-image", "arbitrary-sty
         self.attention = StyleAttention(self.extractor.channels, attention, shallow, skip, max_keys)
         self.decoder = SkipDecoder(self.extractor.channels, skip)
 
-    def forward(self, image: Tensor, style: Tensor, strength: float = 1.0) -> Tensor:
-        """Paint a picture in the style of another.
+    def forward(self, image: Tensor, style: Style, strength: float = 1.0) -> Tensor:
+        """Paint a picture in the style of another, or between those of several.
 
         Args:
             image: (B, 3, H, W) in [-1, 1], H and W multiples of 8 and at least 32.
-            style: (B or 1, 3, H', W') in [-1, 1], of any such size.
+            style: (B or 1, 3, H', W') in [-1, 1], of any such size; or several with their shares, usually of sum 1:
+                `[(a, 0.7), (b, 0.3)]`. A place attends to each of them apart.
             strength: 1 is the full style. At 0 the picture attends to itself, and what lies between is a blend of
                 the features of both, as in SANet.
 
@@ -164,8 +165,9 @@ class AttentionGenerator(PretrainedMixin, tags=["image-to-image", "arbitrary-sty
             (B, 3, H, W), in evaluation mode within [-1, 1]. While training nothing is cut off: what is outside
             would get no gradient.
         """
-        content, wanted = self.extract(image), self.extract(style)
-        mixed = self.attention(content, wanted)
+        content = self.extract(image)
+        parts = [[(x, share) for x in self.attention(content, self.extract(one))] for one, share in shares(style)]
+        mixed = [blended(maps) for maps in zip(*parts, strict=True)]
         if strength != 1:
             own = self.attention(content, content)
             mixed = [torch.lerp(a, b, strength) for a, b in zip(own, mixed, strict=True)]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..configs import Width
 from ..hub import Capabilities, PretrainedMixin
-from ..layers import adaptive_instance_norm, init_he, mean_std
+from ..layers import Style, adaptive_instance_norm, blended, init_he, mean_std, shares
 
 
 class Encoder(nn.Module):
@@ -114,12 +114,13 @@ class MicroASTGenerator(PretrainedMixin, tags=["image-to-image", "arbitrary-styl
         self.decoder = Decoder(width)
         init_he(self, last=self.decoder.up[-1])
 
-    def forward(self, image: Tensor, style: Tensor, strength: float = 1.0) -> Tensor:
-        """Paint a picture in the style of another.
+    def forward(self, image: Tensor, style: Style, strength: float = 1.0) -> Tensor:
+        """Paint a picture in the style of another, or between those of several.
 
         Args:
             image: (B, 3, H, W) in [-1, 1], H and W multiples of 4 and at least 8.
-            style: (B or 1, 3, H', W') in [-1, 1], of any such size.
+            style: (B or 1, 3, H', W') in [-1, 1], of any such size; or several with their shares, usually of sum 1:
+                `[(a, 0.7), (b, 0.3)]`.
             strength: 0 is the picture in its own style, which nearly gives it back, 1 the full style. The reference
                 blends only the features, between statistics that its decoder has never seen: with the published
                 weights half a style is a picture of one color.
@@ -128,7 +129,7 @@ class MicroASTGenerator(PretrainedMixin, tags=["image-to-image", "arbitrary-styl
             (B, 3, H, W), in evaluation mode within [-1, 1]. While training nothing is cut off: what is outside
             would get no gradient.
         """
-        signals = self.signals(style)
+        signals = blended([(self.signals(one), share) for one, share in shares(style)])
         if strength != 1:
             signals = torch.lerp(self.signals(image), signals, strength)
         return self.paint(image, signals)
