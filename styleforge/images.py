@@ -199,6 +199,23 @@ def _from_file(file: BinaryIO, where: str, policy: ImagePolicy) -> Picture:
         return picture
 
 
+def check_file(path: str | os.PathLike[str], policy: ImagePolicy = DEFAULT_POLICY) -> str:
+    """What a file is by its header, after all that can be checked there; no pixel is decoded.
+
+    Returns:
+        Pillow's name of the format.
+
+    Raises:
+        ImageError: as :func:`read`.
+    """
+    where = os.fsdecode(path)
+    with _reading(where), open(path, "rb") as file:
+        check_bytes(file.seek(0, os.SEEK_END), policy.max_bytes, where)
+        image = _identify(file, where, policy)
+        check_size(*image.size, where, policy)
+        return str(image.format)
+
+
 def _identify(file: BinaryIO, where: str, policy: ImagePolicy) -> Image.Image:
     """Pillow's `Image.open(file, formats=...)` without its own limit of 179 megapixels.
 
@@ -640,13 +657,17 @@ class Pixels:
         self.box = Crop(0, 0, height, width)
 
     def __getitem__(self, place: tuple[slice, slice, slice, slice]) -> Tensor:
-        rgb = self._picture.rgb
+        rgb, window, repeats = self._picture.rgb, [], []
         for axis, part in enumerate(place[2:]):
             begin, end, _ = part.indices(self.shape[2 + axis])
-            if end <= rgb.shape[axis]:
-                rgb = rgb[(slice(None),) * axis + (slice(begin, end),)]
-            else:
-                rgb = rgb.take(_reflected(torch.arange(begin, end), rgb.shape[axis]).numpy(), axis)
+            if begin < end and end > rgb.shape[axis]:
+                places = _reflected(torch.arange(begin, end), rgb.shape[axis]).numpy()
+                begin, end = int(places.min()), int(places.max()) + 1
+                repeats.append((axis, places - begin))
+            window.append(slice(begin, end))
+        rgb = rgb[tuple(window)]  # looked at once: it may come from a file
+        for axis, places in repeats:
+            rgb = rgb.take(places, axis)
         return Picture(rgb, None, self._picture.source).tensor(dtype=self.dtype, device=self.device)
 
 

@@ -185,11 +185,12 @@ class StylePipeline:
         region = None if mask is None else self._region(picture, mask, mask_fit, feather, segmenter)
         if region is not None and not region.any():
             return _finish(picture.tensor(), picture.alpha, output_type)
-        budget = None if max_memory is None else int(max_memory * memory.GIB)
-        given = {"max_memory": budget, "statistics": statistics, "progress": progress}
+        given = _given(max_memory, statistics, progress)
         by_place = region is None and style_scale == 1 and preserve_color != "histogram"
         if output_type == "pil" and by_place and strength > 0 and self.model.config.get("in_channels", 3) == 3:
-            return self._paint(picture, options, strength, preserve_color, given)
+            array = np.empty(picture.rgb.shape, np.uint8)
+            self._paint(picture, array, options, strength, preserve_color, given)
+            return images.with_alpha(array, picture.alpha)
         styled = self._style(picture, options, strength, preserve_color, style_scale, given)
         if region is not None:
             styled = control.compose(picture, [(styled.float().cpu(), region)]).tensor()
@@ -221,23 +222,64 @@ class StylePipeline:
             pictures.append(_finish(picture, None, output_type))
         return pictures
 
+    def paint(
+        self,
+        picture: Picture,
+        array: Any,
+        *,
+        style: Any = None,
+        strength: float = 1.0,
+        preserve_color: Literal["luma"] | None = None,
+        max_memory: float | None = None,
+        statistics: engine.Statistics = "exact",
+        progress: engine.Progress | None = None,
+    ) -> None:
+        """What calling the pipeline gives, put into an array part by part, as they are done.
+
+        Args:
+            picture: where `rgb[rows, columns]` reads a part.
+            array: (H, W, 3) of uint8, where `array[rows, columns] = part` keeps one.
+            style: as for calling, like all others.
+            strength: see there.
+            preserve_color: see there; "histogram" would have to know the whole picture.
+            max_memory: see there.
+            statistics: see there.
+            progress: see there.
+
+        Raises:
+            ConfigError: a setting that cannot be used, or a network that takes no color pictures.
+        """
+        control.check_strength(strength)
+        _check_choice("statistics", statistics, engine.Statistics)
+        can = self.model.capabilities
+        problem = None
+        if preserve_color not in (None, "luma"):
+            problem = "Colors cannot be kept like this part by part", preserve_color, 'preserve_color="luma"'
+        elif "image" not in can.inputs or self.model.config.get("in_channels", 3) != 3:
+            problem = "This network cannot paint part by part", type(self.model).__name__, "one from color to color"
+        if problem:
+            what, found, allowed = problem
+            raise ConfigError(what, found=found, allowed=allowed, todo="Call the pipeline with the whole picture.")
+        given = _given(max_memory, statistics, progress)
+        self._paint(picture, array, self._style_options(style), strength, preserve_color, given)
+
     @torch.inference_mode()
     def _paint(
         self,
         picture: Picture,
+        array: Any,
         options: dict[str, Any],
         strength: float,
         color: control.Color | None,
         given: dict[str, Any],
-    ) -> Image.Image:
+    ) -> None:
         """What :meth:`_style` and rounding give, where each pixel can be finished by itself: by tiles of any size."""
         options, rest = self._shares(options, strength)
         can = self.model.capabilities
         fits = {"multiple": can.multiple, "smallest": can.smallest}
         source = Pixels(picture, **fits, dtype=self.dtype, device=self.device)
-        canvas = _Canvas(source, lambda before, styled: _blend(before, styled, rest, color))
+        canvas = _Canvas(source, array, lambda before, styled: _blend(before, styled, rest, color))
         engine.run(self.model, source, into=canvas, fast=self.fast, options=options, **given)
-        return images.with_alpha(canvas.array, picture.alpha)
 
     @torch.inference_mode()
     def _style(
@@ -393,28 +435,31 @@ def _check_choice(name: str, value: object, choices: Any) -> None:
         raise ConfigError(f"Unknown {name}", found=repr(value), allowed=allowed, todo="Choose one of these.")
 
 
+def _given(max_memory: float | None, statistics: engine.Statistics, progress: engine.Progress | None) -> dict[str, Any]:
+    """What the engine is told beside the picture."""
+    budget = None if max_memory is None else int(max_memory * memory.GIB)
+    return {"max_memory": budget, "statistics": statistics, "progress": progress}
+
+
 class _Canvas:
     """Takes tiles of what a network makes; finishes and rounds them at once.
 
     Args:
         source: the picture.
+        array: (H, W, 3) uint8, for what comes out.
         finish: makes (1, 3, h, w) in [-1, 1] of a part of the picture and of the same part as the network gave it.
-
-    Attributes:
-        array: (H, W, 3) uint8.
     """
 
-    def __init__(self, source: Pixels, finish: Callable[[Tensor, Tensor], Tensor]) -> None:
-        self._source, self._finish = source, finish
-        self.array = np.empty((*source.box[2:], 3), np.uint8)
+    def __init__(self, source: Pixels, array: Any, finish: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self._source, self._array, self._finish = source, array, finish
 
     def __setitem__(self, place: tuple[slice, slice, slice, slice], styled: Tensor) -> None:
-        rows, columns = (slice(*p.indices(side)) for p, side in zip(place[2:], self.array.shape[:2], strict=True))
+        rows, columns = (slice(*p.indices(side)) for p, side in zip(place[2:], self._array.shape[:2], strict=True))
         height, width = rows.stop - rows.start, columns.stop - columns.start  # without padding
         if height and width:
             styled = styled[..., :height, :width].expand(-1, 3, -1, -1)
             made = self._finish(self._source[:, :, rows, columns], styled)
-            self.array[rows, columns] = images.to_array(made[0])
+            self._array[rows, columns] = images.to_array(made[0])
 
 
 def _blend(source: Tensor, styled: Tensor, strength: float, color: control.Color | None) -> Tensor:

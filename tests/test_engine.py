@@ -176,6 +176,15 @@ def test_a_plan_keeps_to_its_budget_or_says_what_it_needs():
         tiled._check_disk(2**60)
 
 
+def test_a_plan_for_a_huge_picture_sums_up_nothing(monkeypatch):
+    """Of fake tensors, too, the block by block sums of accurate norms took two minutes."""
+    monkeypatch.setattr(engine.fast, "measure", lambda *args: pytest.fail("summed up"))
+    model = ResnetGenerator(width=4, blocks=1).eval()
+    with torch.no_grad(), accelerate(model, enabled=False):
+        chosen = plan(model, torch.empty(1, 3, 1, 1).expand(1, 3, 10_000, 10_000), 2**30)
+    assert chosen.tile and not chosen.trace.refusal
+
+
 def test_networks_that_see_the_whole_say_so():
     image = picture(64, 64)
     for net, options in (

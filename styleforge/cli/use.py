@@ -69,6 +69,7 @@ LOADED = ("style", "revision", "subfolder", "device", "offline")
 )
 @click.option("--float32", is_flag=True, help="Not in bfloat16, where the processor has it.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Threads that read and write.")
+@click.option("--stream", is_flag=True, help="From file to file by parts, for pictures larger than memory: PNG, TIFF.")
 @OVERWRITE
 def stylize(
     pictures: tuple[Path, ...],
@@ -77,6 +78,7 @@ def stylize(
     regions: tuple[str, ...],
     float32: bool,
     workers: int,
+    stream: bool,
     overwrite: bool,
     **options: Any,
 ) -> None:
@@ -102,17 +104,24 @@ def stylize(
         pipe = _load(options)
         pipe.fast = not float32
     options["style"] = reference_of(reference)
-    if several and output:
+    if stream:
+        from ..large import stylize_file
+
+        options = _by_parts(options, regions, pictures)
+    if several and output and not stream:
         _batch(pipe, pictures, output, workers=workers, overwrite=overwrite, **options)
         return
     failed = 0
     for picture in pictures:
         target = output or picture.with_name(f"{picture.stem}-styled.png")
+        target = target / f"{picture.stem}-styled.png" if several and output else target
         begin = time.perf_counter()
         try:
             with _bar("tile") as show:
-                styled = pipe(picture, progress=show, **options)
-            images.save(styled, target)
+                if stream:
+                    stylize_file(pipe, picture, target, progress=show, **options)
+                else:
+                    images.save(pipe(picture, progress=show, **options), target)
         except StyleforgeError as error:
             failed += 1
             click.echo(f"Error: {error}", err=True)
@@ -309,6 +318,20 @@ def _bar(unit: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(done - bar.n)
 
         yield show
+
+
+def _by_parts(options: dict[str, Any], regions: tuple[str, ...], pictures: tuple[Path, ...]) -> dict[str, Any]:
+    """The options of :func:`styleforge.large.stylize_file`, of those of `stylize`."""
+    usual = {"mask": None, "mask_fit": False, "feather": 0.0, "segmenter": None, "style_scale": 1.0}
+    other = [name for name, value in usual.items() if options[name] != value] + ["region"] * bool(regions)
+    folders = [str(picture) for picture in pictures if picture.is_dir()]
+    if other or folders:
+        raise ConfigError(
+            "--stream styles whole pictures from file to file",
+            found=", ".join([*(f"--{name.replace('_', '-')}" for name in other), *folders]),
+            todo="Leave it out.",
+        )
+    return {name: value for name, value in options.items() if name not in usual}
 
 
 def _regional(regions: Sequence[str], options: dict[str, Any], fast: bool) -> Callable[..., Any]:

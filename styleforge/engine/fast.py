@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 from torch.overrides import TorchFunctionMode
 
 from ..precision import bf16_is_fast
@@ -95,7 +96,8 @@ class _Faster(TorchFunctionMode):
 
 def _instance_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """As a group norm; that of torch sums up naively in channels-last, so not where float32 or many pixels show it."""
-    if (x.dtype != torch.float32 and x.shape[2:].numel() <= NAIVE) or x.is_contiguous():
+    few = x.dtype != torch.float32 and x.shape[2:].numel() <= NAIVE
+    if few or x.is_contiguous() or isinstance(x, FakeTensor):  # of which only the shape is asked
         return F.group_norm(x, x.shape[1], weight, bias, eps)
     weight, bias = (part if part is None else part.float() for part in (weight, bias))
     made = []

@@ -49,6 +49,7 @@ LARGEST_MAP = 2**25  # bytes of a tile's features: glibc asks the system for lar
 # their pages first; that takes longer than most calls that fill them
 SMALLEST_TILE = 64
 THUMBNAIL = 512  # longer side of the reduced copy that approximate statistics come from
+STRIP = 2**22  # pixels of the picture that are looked at together for it: a file is not read row by row
 
 
 class Pixels(Protocol):
@@ -239,8 +240,10 @@ def _thumbnail(model: nn.Module, image: Tensor | Pixels, options: Mapping[str, A
     factor = min(1.0, THUMBNAIL / max(image.shape[2:]))
     small = [max(1, round(side * factor / align)) * align for side in image.shape[2:]]
     box = max(1, int(0.5 / factor))  # averaged by rows of boxes first, to twice the size, so that it needs no memory
-    rows = range(0, image.shape[2] // box * box, box)
-    copy = torch.cat([F.avg_pool2d(image[:, :, row : row + box, :], box) for row in rows], 2)
+    strip = box * max(1, STRIP // (box * image.shape[3]))
+    ends = image.shape[2] // box * box
+    parts = (image[:, :, row : min(row + strip, ends), :] for row in range(0, ends, strip))
+    copy = torch.cat([F.avg_pool2d(part, box) for part in parts], 2)
     copy = F.interpolate(copy, small, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
     _rounds(model, copy, options, Plan(trace(model, copy, options), max(small), 2**63), sums, lambda done, total: None)
     return sums
