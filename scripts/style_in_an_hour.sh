@@ -3,11 +3,13 @@
 #   bash scripts/style_in_an_hour.sh SOURCE TARGET [OUTPUT]
 # OUTPUT/style is the repository: weights, card, previews, metrics. A tenth of the pictures is kept apart to measure it.
 # Stopped at any time, the same command goes on. Where `styleforge data check` objects, it does not begin.
-# Environment: BUDGET_MINUTES (60, for everything), JUDGE (weights of SqueezeNet 1.0, for the distance to paintings),
+# Environment: BUDGET_MINUTES (60, for everything), FEATURES (what the second discriminator looks through: a file of
+# VGG-19's weights, a small one is quicker; "vgg19", from the Hub, by itself; "none" goes without, and does not come near),
+# JUDGE (weights of SqueezeNet 1.0, for the distance to paintings),
 # LICENSE (of the weights, as the Hub names it), PICTURE and CREDIT (a photograph that may be shown, for before and after
 # on the card, and whose it is), PYTHON (python), CHECK=no (begin, whatever the check says).
 set -euo pipefail
-[ $# -ge 2 ] || { sed -n '2,8s/^# //p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,10s/^# //p' "$0" >&2; exit 2; }
 source="$(realpath "$1")" target="$(realpath "$2")" output="$(realpath -m "${3:-runs/style-in-an-hour}")"
 training=$((${BUDGET_MINUTES:-60} * 54))  # seconds; a tenth is for reading, measuring, and the card
 styleforge() { "${PYTHON:-python}" -m styleforge "$@"; }
@@ -33,12 +35,15 @@ for side, folder in (("A", source), ("B", target)):
 PY
 
 # Half of the full width, at 128 px: in an hour the full one would see too little. Blurs and shift equivariance leave no
-# grid; the identity term keeps colors from drifting.
+# grid; the identity term keeps colors from drifting; the projected discriminator knows paint from the first step on.
+features="${FEATURES:-vgg19}"
+projected=(--projected 1 --features "$features")
+[ "$features" != none ] || projected=()
 train() {
     styleforge train fastcut --source "$output/data/trainA" --target "$output/data/trainB" --output "$output" \
-        --size 128 --zoom 1.25,2.0 --batch-size 2 --width 32 --blocks 6 --downsample blur --upsample blur \
+        --size 128 --zoom 1.5,2.0 --batch-size 2 --width 32 --blocks 6 --downsample blur --upsample blur \
         --discriminator-layers 2 --discriminator-downsample blur --nce 1.5 --identity-l1 3 --shift-equivariance 10 \
-        --log-every 10 --save-every 100 --sample-every 500 ${LICENSE:+--license "$LICENSE"} "$@"
+        "${projected[@]}" --ema 0.99 --log-every 10 --save-every 100 --sample-every 500 ${LICENSE:+--license "$LICENSE"} "$@"
 }
 # How many steps there is time for is measured first, because the learning rate must have fallen when they end.
 if [ ! -e "$output/steps" ]; then

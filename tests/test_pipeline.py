@@ -6,11 +6,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+import tqdm
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from styleforge import PatchDiscriminator, ResnetGenerator, StylePipeline, UNetGenerator, engine
+from styleforge import PatchDiscriminator, ResnetGenerator, StylePipeline, UNetGenerator, cli, engine
 from styleforge.errors import ConfigError, ImageError, ImageTooLarge, RepoNotFound
 from styleforge.images import ImagePolicy
 from styleforge.pipeline import style_regions
@@ -271,6 +273,30 @@ def test_statistics_are_a_choice(pipe, monkeypatch):
     assert exact.size == near.size == image.size and exact.tobytes() != near.tobytes()
     with pytest.raises(ConfigError, match="'exact', 'thumbnail'"):
         pipe(image, statistics="guessed")
+
+
+def test_statistics_and_tiles_on_the_command_line(pipe, monkeypatch, tmp_path):
+    monkeypatch.setattr(pipe, "fast", False)
+    pipe.save_pretrained(tmp_path / "style")
+    image = noise(300, 260)
+    image.save(tmp_path / "in.png")
+    shown = []
+
+    class Bar(tqdm.tqdm):
+        def update(self, n=1):
+            shown.append((self.n + n, self.total))
+            self.n += n
+
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    options = ["--style", tmp_path / "style", "-o", tmp_path / "out.png", "--device", "cpu", "--float32"]
+    options += ["--max-memory", "0.01", "--statistics"]
+    for kind in ("exact", "thumbnail"):
+        done = CliRunner().invoke(cli.cli, ["stylize", *map(str, [tmp_path / "in.png", *options, kind])])
+        assert done.exit_code == 0
+        expected = pipe(image, max_memory=0.01, statistics=kind)
+        assert Image.open(tmp_path / "out.png").tobytes() == expected.tobytes()
+        assert len(shown) > 3 and shown[-1][0] == shown[-1][1]
+        shown.clear()
 
 
 def test_fast_is_as_good_as_float32_to_the_eye(pipe, monkeypatch):
