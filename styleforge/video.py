@@ -3,7 +3,7 @@
 What flickers when a network styles frames one by one, and what is done here, all of it without optical flow:
 
 * Light. A camera's exposure wavers; each channel's mean and deviation of the frames follow their moving average.
-* Statistics. A norm that looks at one picture sees other statistics in every frame; they too are averaged over time.
+* Statistics. What looks at one picture, as norms do, sees other statistics in every frame; they too are averaged.
 * The grid. A network with strides paints its strokes on a grid of some pixels (4 for ResNet generators), and they
   jump where the film pans by anything else. The shift of the whole frame, found by phase correlation (Kuglin and
   Hines, 1975), moves the grid along.
@@ -30,12 +30,11 @@ import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from . import files, images
+from . import engine, files, images
 from .batch import Input, digest, read_style
 from .errors import ConfigError, ImageUnreadable, MissingExtra, StyleforgeError
-from .layers import BatchNorm
 from .metrics.temporal import changes, find_shift, is_cut, overlap
 from .metrics.temporal import warping_error as warping_error
 from .pipeline import StylePipeline
@@ -70,67 +69,44 @@ class Report:
     seconds: float
 
 
-class SteadyNorms:
-    """Within its context, norms use moving averages of the statistics of their inputs, over calls of the network.
+class SteadySums:
+    """Means, variances and maxima that a network takes over each picture, averaged over a film.
 
-    Covers instance norms, group norms, and batch norms that take the statistics of the picture. A network that
-    computes statistics elsewhere (AdaIN, AdaILN, attention) keeps those as they are. Call :meth:`begin` before each
-    frame, with one frame per call of the network.
+    All that the engine sums up: instance, layer and group norms, AdaIN, AdaILN, and the poolings behind U-GAT-IT's
+    attention; whole or in tiles. Attention maps themselves stay those of the frame.
 
     Args:
-        model: the network.
-        smooth: weight of the past, in [0, 1); with 0 nothing is changed.
+        smooth: weight of the past, in [0, 1).
 
     Attributes:
-        averages: mean and variance (2, 1, groups, 1) of each norm in the order of their calls; empty before the first
-            frame.
+        averages: in the order of the layers: 1, mean and variance (3, C), or maxima (C,), of each channel; empty
+            before the first frame.
+        how: how the engine ran the frames; when that changes the averages begin anew, as the order changes.
     """
 
-    def __init__(self, model: nn.Module, smooth: float) -> None:
+    def __init__(self, smooth: float) -> None:
         self.averages: list[Tensor] = []
-        self._smooth, self._call = smooth, 0
-        self._norms = [module for module in model.modules() if _looks_at_picture(module)] if smooth else []
+        self.how: engine.How | None = None
+        self._smooth, self._at = smooth, 0
 
-    def begin(self) -> None:
+    def begin(self, how: engine.How) -> None:
         """A new frame comes."""
-        self._call = 0
+        if how != self.how:
+            self.how, self.averages = how, []
+        self._at = 0
 
-    def __enter__(self) -> SteadyNorms:
-        for module in self._norms:
-            module.forward = self._steady(module)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for module in self._norms:
-            del module.forward
-
-    def _steady(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
-        def forward(x: Tensor) -> Tensor:
-            if x.is_meta:  # somebody asks for shapes
-                return type(module).forward(module, x)
-            groups = x.float().reshape(len(x), getattr(module, "num_groups", x.shape[1]), -1)
-            variance, mean = torch.var_mean(groups, 2, correction=0, keepdim=True)
-            mean, variance = self._follow(torch.stack([mean, variance]))
-            y = ((groups - mean) * (variance + module.eps).rsqrt()).view_as(x)
-            if module.weight is not None:
-                y = y * module.weight.view(-1, 1, 1) + module.bias.view(-1, 1, 1)
-            return y.to(x.dtype)
-
-        return forward
-
-    def _follow(self, statistics: Tensor) -> Tensor:
-        if self._call == len(self.averages):
-            self.averages.append(statistics)
+    def __call__(self, total: Tensor) -> Tensor:
+        """See :class:`styleforge.engine.watch.Watcher`."""
+        now, scale = total, torch.ones_like(total)
+        if total.ndim == 2:  # a frame may have some rows more than the one before: a moving grid is padding
+            scale[[0, 2]] = total[0]
+            now = total / scale
+        if self._at == len(self.averages):
+            self.averages.append(now)
         else:
-            self.averages[self._call] = torch.lerp(statistics, self.averages[self._call], self._smooth)
-        self._call += 1
-        return self.averages[self._call - 1]
-
-
-def _looks_at_picture(module: nn.Module) -> bool:
-    if isinstance(module, nn.InstanceNorm2d):
-        return not module.track_running_stats
-    return isinstance(module, nn.GroupNorm) or (isinstance(module, BatchNorm) and module.statistics == "batch")
+            self.averages[self._at] = torch.lerp(now, self.averages[self._at], self._smooth)
+        self._at += 1
+        return self.averages[self._at - 1] * scale
 
 
 class SteadyStyle:
@@ -157,19 +133,21 @@ class SteadyStyle:
         self._pipe, self._smooth, self._blend, self._options = pipe, smooth, blend, options
         multiple = pipe.model.capabilities.multiple
         self._grid = multiple if smooth and multiple <= _LARGEST_GRID else 1
-        self._norms = SteadyNorms(pipe.model, smooth)
+        self._sums = SteadySums(smooth)
         self._state: dict[str, Tensor] = {}
 
     @property
     def state(self) -> dict[str, Tensor]:
         """What the next frame needs to know of those before."""
-        return self._state | {f"norm{number:04d}": average for number, average in enumerate(self._norms.averages)}
+        sums = {f"sums {self._sums.how} {n:04d}": average for n, average in enumerate(self._sums.averages)}
+        return self._state | sums
 
     @state.setter
     def state(self, state: dict[str, Tensor]) -> None:
-        norms = sorted(name for name in state if name.startswith("norm"))
-        self._norms.averages = [state[name].to(self._pipe.device) for name in norms]
-        self._state = {name: tensor for name, tensor in state.items() if name not in norms}
+        sums = sorted(name for name in state if name.startswith("sums "))
+        self._sums.averages = [state[name].to(self._pipe.device) for name in sums]
+        self._sums.how = sums[0].split()[1] if sums else None  # type: ignore[assignment]
+        self._state = {name: tensor for name, tensor in state.items() if name not in sums}
 
     def __call__(self, frame: Tensor) -> tuple[Tensor, bool]:
         """Style the next frame.
@@ -183,7 +161,7 @@ class SteadyStyle:
         begins = not self._state or is_cut(frame, self._state["frame"])
         if begins:
             self.cuts += bool(self._state)
-            self._state, self._norms.averages = {}, []
+            self._state, self._sums = {}, SteadySums(self._smooth)
         self.shift = (0, 0) if begins else find_shift(frame, self._state["frame"])
         offset = torch.zeros(2, dtype=torch.int64) if begins else self._state["offset"] + torch.tensor(self.shift)
         even, light = self._evened(frame)
@@ -206,8 +184,7 @@ class SteadyStyle:
         """Style a frame whose content lies `offset` pixels beside the grid, downwards and to the right."""
         down, right = offset
         padded = F.pad(frame[None], (right, 0, down, 0), mode="replicate")[0] if down or right else frame
-        self._norms.begin()
-        with self._norms:
+        with engine.watched(self._sums if self._smooth else None):
             return self._pipe(padded, output_type="pt", **self._options)[:, down:, right:]
 
     def _blended(self, result: Tensor, frame: Tensor) -> Tensor:

@@ -6,13 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from styleforge import ResnetGenerator, StylePipeline, video
+from styleforge import ResnetGenerator, StylePipeline, engine, video
 from styleforge.errors import ConfigError, ImageTooLarge, ImageUnreadable, MissingExtra
 from styleforge.images import DEFAULT_POLICY
 from styleforge.layers import BatchNorm
-from styleforge.video import SteadyNorms, SteadyStyle, find_shift, stylize_video, warping_error
+from styleforge.models import MicroASTGenerator, UGATITGenerator
+from styleforge.video import SteadyStyle, SteadySums, find_shift, stylize_video, warping_error
 
 
 @pytest.fixture(scope="module")
@@ -92,16 +94,42 @@ def test_norms_use_averages_and_are_themselves_again(norm):
     nn.init.normal_(norm.bias)
     net, frames = nn.Sequential(norm).eval(), torch.randn(2, 1, 6, 5, 7) * 3 + 1
     plain = [net(frame) for frame in frames]
-    with SteadyNorms(net, 0.75) as steady:
-        first = net(frames[0])
-        steady.begin()
-        second = net(frames[1])
+    steady = SteadySums(0.75)
+    with engine.watched(steady):
+        first, second = (engine.run(net, frame, fast=False) for frame in frames)
     assert torch.allclose(first, plain[0], atol=1e-5)
-    groups = frames.reshape(2, steady.averages[0].shape[2], -1)
-    for average, of in zip(steady.averages[0].flatten(1), (groups.mean(2), groups.var(2, correction=0)), strict=True):
-        assert torch.allclose(average, 0.75 * of[0] + 0.25 * of[1], atol=1e-5)
+    channels = frames.reshape(2, 6, -1)
+    for average, of in zip(steady.averages[0][1:], (channels.mean(2), channels.var(2, correction=0)), strict=True):
+        assert torch.allclose(average.float(), 0.75 * of[0] + 0.25 * of[1], atol=1e-5)
     assert not torch.allclose(second, plain[1], atol=1e-2)
-    assert torch.equal(net(frames[1]), plain[1])
+    assert torch.allclose(engine.run(net, frames[1], fast=False), plain[1], atol=1e-5)
+
+
+STATISTICAL = {
+    "instance": (ResnetGenerator(width=4, blocks=1), {}, 0.007),
+    "adailn": (UGATITGenerator(width=4, blocks=1), {}, 0.009),
+    "microast": (MicroASTGenerator(width=4), {"style": Image.new("RGB", (32, 32), "orange")}, 0.009),
+}
+
+
+@pytest.mark.parametrize("how", ["whole", "tiles"])
+@pytest.mark.parametrize("name", STATISTICAL)
+def test_what_the_engine_sums_up_is_steady_whole_and_in_tiles(name, how):
+    model, options, small = STATISTICAL[name]
+    budget = small if how == "tiles" else None
+    pipe = StylePipeline(model, fast=False)
+    frame = scene(4)[..., :120].repeat(1, 4, 4)
+    dark = frame * 0.9 - 0.02
+    style = SteadyStyle(pipe, 0.8, max_memory=budget, **options)
+    first, _ = (style(one)[0] for one in (frame, dark))
+    assert style._sums.how == how and style._sums.averages
+    alone = SteadyStyle(pipe, 0.0, **options)(frame)[0]
+    assert (first - alone).abs().max() < 2e-4, "one frame is what the pipeline makes of it"
+    sums = [average.clone() for average in style._sums.averages]
+    again = SteadyStyle(pipe, 0.8, max_memory=budget, **options)
+    again.state = style.state
+    third = [one(frame)[0] for one in (style, again)]
+    assert torch.equal(*third) and not all(map(torch.equal, sums, style._sums.averages))
 
 
 def test_what_is_remembered_is_enough_to_go_on(pipe):

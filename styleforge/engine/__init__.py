@@ -11,8 +11,21 @@ from torch import Tensor, nn
 from .. import memory
 from .fast import accelerate
 from .tiled import SHARE, Paintable, Pixels, Plan, Progress, Statistics, painted, plan, run_tiled
+from .watch import How, run_whole, watched
 
-__all__ = ["Paintable", "Pixels", "Plan", "Progress", "Statistics", "accelerate", "plan", "run", "run_tiled"]
+__all__ = [
+    "How",
+    "Paintable",
+    "Pixels",
+    "Plan",
+    "Progress",
+    "Statistics",
+    "accelerate",
+    "plan",
+    "run",
+    "run_tiled",
+    "watched",
+]
 
 SURELY = 8192  # bytes for each pixel that are enough for all of our networks, so that small pictures wait for no plan
 
@@ -52,7 +65,7 @@ def run(
     with accelerate(model, enabled=fast):
         given = {"max_bytes": budget, "statistics": statistics, "options": options, "progress": progress}
         if image.shape[0] * image.shape[2:].numel() * SURELY <= budget:
-            return painted(model(image[:, :, :, :], **(options or {})).to(image.dtype), into)
+            return painted(run_whole(model, image[:, :, :, :], options or {}).to(image.dtype), into)
         if into is not None:
             return run_tiled(model, image, into=into, **given)
         return torch.cat([run_tiled(model, one, **given) for one in image.split(1)]).to(image.dtype)

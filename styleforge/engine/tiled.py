@@ -34,6 +34,7 @@ from .. import memory
 from ..errors import ConfigError
 from .sums import joined, measure
 from .trace import Segment, Trace, argument, keeps_map, sum_wanted, tensors, trace
+from .watch import announce, changed, normalised, pooled, run_whole
 
 Statistics = Literal["exact", "thumbnail"]
 Progress = Callable[[int, int], None]
@@ -177,7 +178,7 @@ def run_tiled(
     else:
         chosen = Plan(trace(model, image, options), tile, 2**63)
     if chosen.tile is None:
-        return painted(model(image[:, :, :, :], **options), into)
+        return painted(run_whole(model, image[:, :, :, :], options), into)
     if chosen.trace.refusal:
         raise ConfigError(
             "This network cannot run in tiles",
@@ -185,6 +186,7 @@ def run_tiled(
             found=chosen.trace.refusal,
             todo="Run it on the whole picture.",
         )
+    announce("tiles" if statistics == "exact" else "thumbnail")
     sums = _thumbnail(model, image, options) if statistics == "thumbnail" else {}
     return _rounds(model, image, options, chosen, sums, progress or (lambda done, total: None), into)
 
@@ -229,7 +231,7 @@ def _rounds(
                 done += 1
                 progress(done, total)
             if wanted:
-                sums[wanted] = joined(wanted[1], torch.stack(shares))
+                sums[wanted] = changed(joined(wanted[1], torch.stack(shares)))
             store.keep(segment.kept)
     return into
 
@@ -525,7 +527,7 @@ class _Run(TorchFunctionMode):
         args, kwargs = self._real(args), self._real(kwargs)
         kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}  # a later go may need what was
         if kind:
-            result = _normalised(name, args, kwargs, total)
+            result = normalised(name, args, kwargs, total)
         elif name == "interpolate" and argument(args, kwargs, 4, "align_corners"):
             result = self._interpolated(args[0], argument(args, kwargs, 1, "size"))
         else:
@@ -567,15 +569,7 @@ class _Run(TorchFunctionMode):
 
     def _pooled(self, name: str, features: Tensor, kind: str, args: Any, kwargs: dict[str, Any]) -> Tensor:
         """What a call that reduces height and width gives for the whole picture, (1, C, 1, 1) or (1, C)."""
-        total = self._total(features, kind)
-        if kind == "amax":
-            value = total
-        else:
-            count, mean, squares = total
-            value = {"sum": mean * count, "var": squares / (count - 1)}.get(name, mean)
-        value = value.to(features.dtype)[None]
-        keeps = name == "adaptive_avg_pool2d" or kwargs.get("keepdim") or True in args[2:]
-        return value[..., None, None] if keeps else value
+        return pooled(name, args, kwargs, self._total(features, kind), kind)
 
     def _interpolated(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Bilinear with aligned corners: where a pixel comes from depends on where in the picture it lies."""
@@ -617,21 +611,3 @@ def _steps_in(known: Any) -> Iterator[int]:
     elif isinstance(known, (tuple, list)):
         for inner in known:
             yield from _steps_in(inner)
-
-
-def _normalised(name: str, args: Any, kwargs: dict[str, Any], total: Tensor) -> Tensor:
-    """What a norm with these sums makes of a map."""
-    x, places = args[0], {"instance_norm": (3, 4, 7), "batch_norm": (3, 4, 7), "group_norm": (2, 3, 4)}[name]
-    weight, bias, eps = (
-        argument(args, kwargs, place, key, default)
-        for place, key, default in zip(places, ("weight", "bias", "eps"), (None, None, 1e-5), strict=True)
-    )
-    if name == "group_norm":
-        groups = argument(args, kwargs, 1, "num_groups")
-        members = total.view(3, groups, -1).permute(2, 0, 1)
-        total = joined("moments", members).repeat_interleave(len(members), 1)
-    count, mean, squares = total
-    variance = squares / count
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    mean, variance, weight, bias = (None if t is None else t.to(dtype) for t in (mean, variance, weight, bias))
-    return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
