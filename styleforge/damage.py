@@ -112,6 +112,12 @@ def hole(image: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(missing, torch.tensor(HOLE).to(image).view(1, 3, 1, 1), image)
 
 
+def scratch(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Thin strokes painted over with :data:`HOLE`, as for scratches, wires and dates."""
+    missing = _strokes(image, round(_uniform(generator, (3, 12))[0]), (0.005, 0.035), generator)
+    return torch.where(missing, torch.tensor(HOLE).to(image).view(1, 3, 1, 1), image)
+
+
 KINDS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "dark": dark,
     "blur": blur,
@@ -120,6 +126,7 @@ KINDS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "jpeg": jpeg,
     "fade": fade,
     "hole": hole,
+    "scratch": scratch,
 }
 """Kinds of damage, in the order in which a picture meets them: in the scene, the camera, the file, and on paper."""
 

@@ -40,9 +40,10 @@ def test_what_each_damage_does():
     assert rough(damage(SKY, ["noise"], rng.generator(0))) > 2 * rough(SKY)
     checks = (torch.arange(32) // 2 % 2 * 2.0 - 1).view(1, 1, 32, 1).expand(1, 3, 32, 32)
     assert rough(damage(checks, ["blur"], rng.generator(0))) < 0.8 * rough(checks)
-    holes = damage(SKY, ["hole"], rng.generator(0))
-    missing = (holes == torch.tensor(HOLE).view(1, 3, 1, 1)).all(1, keepdim=True).expand_as(SKY)
-    assert 0.02 < missing.float().mean() < 0.7 and torch.equal(holes[~missing], SKY[~missing])
+    for kind, least, most in (("hole", 0.02, 0.7), ("scratch", 0.005, 0.25)):
+        holes = damage(SKY, [kind], rng.generator(0))
+        missing = (holes == torch.tensor(HOLE).view(1, 3, 1, 1)).all(1, keepdim=True).expand_as(SKY)
+        assert least < missing.float().mean() < most and torch.equal(holes[~missing], SKY[~missing])
 
 
 def test_the_order_of_words_is_not_that_of_damage():

@@ -21,7 +21,7 @@ class Restore(Method):
 
     Args:
         kinds: kinds of damage, all done to each picture: "noise", "blur", "jpeg", "low_resolution", "dark", "fade",
-            "hole"; see :mod:`styleforge.damage`.
+            "hole", "scratch"; see :mod:`styleforge.damage`.
         width: channels of the network at half of the size.
         levels: times that the size halves after that.
         blocks: residual blocks of each level.
