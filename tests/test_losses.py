@@ -584,6 +584,19 @@ def test_power_profile_of_plain_and_checkered():
     assert power_profile(-torch.ones(1, 3, 8, 8)).isfinite().all()  # black
 
 
+def test_the_profile_of_colors_is_that_of_luma_and_of_two_more():
+    x, y = pair(2, 3, 16, 16)
+    profile = power_profile(x, color=True)
+    assert profile.shape == (2, 3, profile.shape[2])
+    assert torch.allclose(profile[:, 0], power_profile(x), rtol=1e-6)
+    grays = gray(x).expand(-1, 3, -1, -1)
+    assert power_profile(grays, color=True)[:, 1:].abs().max() < 1e-6
+    # A rainbow that brightness does not show.
+    noise = gray(y) - gray(y).mean()
+    rainbow = grays + noise * torch.tensor([0.114, 0.0, -0.299], dtype=x.dtype).view(1, 3, 1, 1)
+    assert spectral_loss(rainbow, grays).item() < 1e-12 < 1e-5 < spectral_loss(rainbow, grays, color=True).item()
+
+
 def test_spectral_loss_knows_neither_places_nor_pairs():
     x, y = pair(4, 3, 12, 12)
     y = torch.nn.functional.avg_pool2d(y, 3, 1, 1)

@@ -118,6 +118,15 @@ def test_a_projected_discriminator_learns_in_some_steps_and_its_frozen_eyes_do_n
     assert all(p.grad is None for p in method.generator.parameters())  # the judge's turn
 
 
+def test_a_spectrum_is_a_term_of_cut():
+    torch.manual_seed(0)
+    terms = [
+        methods.build("fastcut", {**SMALL, "spectrum": weight}).generator_terms(Batch(pictures(), 0, 0))
+        for weight in (0.0, 300.0)
+    ]
+    assert "spectrum" not in terms[0] and 0 < terms[1]["spectrum"] < 300
+
+
 def test_fastcut_is_cut_with_the_papers_quick_settings():
     fast, cut = methods.settings("fastcut"), methods.settings("cut")
     assert {k: fast[k] for k in fast if fast[k] != cut[k]} == {

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..precision import full_precision
-from .pixel import gray
+from .pixel import gray, yuv
 
 
 @full_precision
@@ -26,7 +26,7 @@ def focal_frequency_loss(image: Tensor, target: Tensor, alpha: float = 1.0) -> T
 
 
 @full_precision
-def spectral_loss(image: Tensor, target: Tensor) -> Tensor:
+def spectral_loss(image: Tensor, target: Tensor, *, color: bool = False) -> Tensor:
     """Fine detail should be as strong as in other pictures of the kind (Durall et al., 2020); needs no pairs.
 
     Compared are the means over the batch of :func:`power_profile`, in the finer half of the frequencies.
@@ -35,28 +35,33 @@ def spectral_loss(image: Tensor, target: Tensor) -> Tensor:
     Args:
         image: (B, 3, H, W) in [-1, 1].
         target: pictures of the same size, any number.
+        color: compare the detail of both chromas, too: a network that is asked for texture alone makes it of colors.
     """
-    ours, theirs = power_profile(image).mean(0), power_profile(target).mean(0)
-    return F.mse_loss(ours[len(ours) // 2 :], theirs[len(theirs) // 2 :])
+    ours, theirs = power_profile(image, color=color).mean(0), power_profile(target, color=color).mean(0)
+    half = ours.shape[-1] // 2
+    return F.mse_loss(ours[..., half:], theirs[..., half:])
 
 
 @full_precision
-def power_profile(image: Tensor) -> Tensor:
+def power_profile(image: Tensor, *, color: bool = False) -> Tensor:
     """Power of each frequency, whatever its direction, on a logarithmic scale where the mean brightness is 1.
 
     Args:
         image: (B, 3, H, W) in [-1, 1].
+        color: of luma and both chromas, instead of luma alone.
 
     Returns:
-        (B, frequencies), from zero to that of a checkerboard, which is where upsampling leaves its marks.
+        (B, frequencies), from zero to that of a checkerboard, which is where upsampling leaves its marks; of colors
+        (B, 3, frequencies).
     """
-    luma = (gray(image)[:, 0] + 1) / 2
-    power = torch.view_as_real(torch.fft.fft2(luma)).square().sum(-1)
-    radii = _radii(*luma.shape[1:]).to(image.device)
+    planes = yuv((image + 1) / 2) if color else (gray(image) + 1) / 2
+    power = torch.view_as_real(torch.fft.fft2(planes)).square().sum(-1)
+    radii = _radii(*planes.shape[2:]).to(image.device)
     counts = radii.bincount()
-    total = power.new_zeros(len(power), len(counts)).index_add(1, radii, power.flatten(1))
+    total = power.new_zeros(*power.shape[:2], len(counts)).index_add(2, radii, power.flatten(2))
     profile = (total / counts).log1p()
-    return profile / profile[:, :1].clamp_min(1)
+    profile = profile / profile[:, :1, :1].clamp_min(1)
+    return profile if color else profile[:, 0]
 
 
 def _radii(height: int, width: int) -> Tensor:
