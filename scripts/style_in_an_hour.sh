@@ -44,7 +44,7 @@ train() {
     styleforge train fastcut --source "$output/data/trainA" --target "$output/data/trainB" --output "$output" \
         --size 128 --zoom 1.5,2.0 --batch-size 2 --width 32 --blocks 6 --downsample blur --upsample blur \
         --discriminator-layers 2 --discriminator-downsample blur --nce 1.5 --identity-l1 3 --shift-equivariance 10 \
-        --spectrum 300 "${projected[@]}" --ema 0.99 --log-every 10 --save-every 100 --sample-every 500 ${LICENSE:+--license "$LICENSE"} "$@"
+        --spectrum 1 "${projected[@]}" --ema 0.99 --log-every 10 --save-every 100 --sample-every 500 ${LICENSE:+--license "$LICENSE"} "$@"
 }
 # How many steps there is time for is measured first, because the learning rate must have fallen when they end.
 if [ ! -e "$output/steps" ]; then

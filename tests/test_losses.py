@@ -18,6 +18,7 @@ from styleforge.losses import (
     attention_variation,
     cam_loss,
     color_loss,
+    color_spectral_loss,
     content_loss,
     discriminator_loss,
     fakes_loss,
@@ -39,7 +40,8 @@ from styleforge.losses import (
     total_variation,
     weighted_mean,
 )
-from styleforge.losses.frequency import power_profile
+from styleforge.losses.frequency import _radii, color_profile, power_profile
+from styleforge.losses.pixel import yuv
 
 KINDS = get_args(Adversarial)
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -82,6 +84,7 @@ ALL = {
     "path_length": lambda x, y: path_length(x**2, x, torch.zeros(()), rng.generator("noise"))[0],
     "r1_penalty": lambda x, y: r1_penalty(cubic, x),
     "spectral_loss": spectral_loss,
+    "color_spectral_loss": color_spectral_loss,
     "ssim": ssim,
     "ssim_loss": ssim_loss,
     "statistics_loss": statistics_loss,
@@ -584,17 +587,26 @@ def test_power_profile_of_plain_and_checkered():
     assert power_profile(-torch.ones(1, 3, 8, 8)).isfinite().all()  # black
 
 
-def test_the_profile_of_colors_is_that_of_luma_and_of_two_more():
+def test_the_profile_of_colors_by_hand():
+    x = golden.hashed_picture("x", 2, 3, 16, 16)
+    profile = color_profile(x)
+    planes = yuv((x + 1) * 127.5)
+    # Parseval: the powers of all frequencies are the mean square of the pixels.
+    counts = _radii(16, 16).bincount()
+    power = ((profile.exp() - 1 / 12) * counts).sum(2) / 256
+    assert torch.allclose(power, planes.square().mean((2, 3)), rtol=1e-9)
+    plain = torch.full((1, 3, 16, 16), 0.3, dtype=torch.float64)
+    assert torch.allclose(color_profile(plain)[:, :, 1:], torch.tensor(1 / 12).double().log())
+
+
+def test_a_rainbow_that_brightness_does_not_show_is_heard():
     x, y = pair(2, 3, 16, 16)
-    profile = power_profile(x, color=True)
-    assert profile.shape == (2, 3, profile.shape[2])
-    assert torch.allclose(profile[:, 0], power_profile(x), rtol=1e-6)
     grays = gray(x).expand(-1, 3, -1, -1)
-    assert power_profile(grays, color=True)[:, 1:].abs().max() < 1e-6
-    # A rainbow that brightness does not show.
     noise = gray(y) - gray(y).mean()
     rainbow = grays + noise * torch.tensor([0.114, 0.0, -0.299], dtype=x.dtype).view(1, 3, 1, 1)
-    assert spectral_loss(rainbow, grays).item() < 1e-12 < 1e-5 < spectral_loss(rainbow, grays, color=True).item()
+    assert spectral_loss(rainbow, grays).item() < 1e-12
+    assert color_spectral_loss(rainbow, grays).item() > 1
+    assert color_spectral_loss(rainbow.roll((3, 5), (2, 3)), rainbow).item() < 1e-12
 
 
 def test_spectral_loss_knows_neither_places_nor_pairs():

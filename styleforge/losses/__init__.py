@@ -3,7 +3,7 @@
 from .adversarial import Adversarial, discriminator_loss, fakes_loss, generator_loss
 from .attention import attention_entropy, attention_variation, cam_loss, local_feature_loss
 from .contrastive import patch_nce
-from .frequency import focal_frequency_loss, spectral_loss
+from .frequency import color_spectral_loss, focal_frequency_loss, spectral_loss
 from .penalties import gradient_penalty, path_length, r1_penalty
 from .perceptual import (
     Normalization,
@@ -26,6 +26,7 @@ __all__ = [
     "attention_variation",
     "cam_loss",
     "color_loss",
+    "color_spectral_loss",
     "content_loss",
     "discriminator_loss",
     "fakes_loss",

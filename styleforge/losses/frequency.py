@@ -9,6 +9,8 @@ from torch import Tensor
 from ..precision import full_precision
 from .pixel import gray, yuv
 
+ROUNDING = 1 / 12  # power of rounding to 8 bit, in squared levels
+
 
 @full_precision
 def focal_frequency_loss(image: Tensor, target: Tensor, alpha: float = 1.0) -> Tensor:
@@ -26,7 +28,7 @@ def focal_frequency_loss(image: Tensor, target: Tensor, alpha: float = 1.0) -> T
 
 
 @full_precision
-def spectral_loss(image: Tensor, target: Tensor, *, color: bool = False) -> Tensor:
+def spectral_loss(image: Tensor, target: Tensor) -> Tensor:
     """Fine detail should be as strong as in other pictures of the kind (Durall et al., 2020); needs no pairs.
 
     Compared are the means over the batch of :func:`power_profile`, in the finer half of the frequencies.
@@ -35,33 +37,60 @@ def spectral_loss(image: Tensor, target: Tensor, *, color: bool = False) -> Tens
     Args:
         image: (B, 3, H, W) in [-1, 1].
         target: pictures of the same size, any number.
-        color: compare the detail of both chromas, too: a network that is asked for texture alone makes it of colors.
     """
-    ours, theirs = power_profile(image, color=color).mean(0), power_profile(target, color=color).mean(0)
-    half = ours.shape[-1] // 2
-    return F.mse_loss(ours[..., half:], theirs[..., half:])
+    return _finer(power_profile(image), power_profile(target))
 
 
 @full_precision
-def power_profile(image: Tensor, *, color: bool = False) -> Tensor:
+def color_spectral_loss(image: Tensor, target: Tensor) -> Tensor:
+    """The same of luma and both chromas, each on the scale of what 8 bit show; see :func:`color_profile`.
+
+    A network that is asked for texture, and not told of its color, makes it of rainbows. On the scale of
+    :func:`spectral_loss`, where the mean brightness is 1, the weak detail of colors does not count.
+    """
+    return _finer(color_profile(image), color_profile(target))
+
+
+def _finer(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Between means over batches, in the finer half of the frequencies."""
+    half = ours.shape[-1] // 2
+    return F.mse_loss(ours.mean(0)[..., half:], theirs.mean(0)[..., half:])
+
+
+@full_precision
+def power_profile(image: Tensor) -> Tensor:
     """Power of each frequency, whatever its direction, on a logarithmic scale where the mean brightness is 1.
 
     Args:
         image: (B, 3, H, W) in [-1, 1].
-        color: of luma and both chromas, instead of luma alone.
 
     Returns:
-        (B, frequencies), from zero to that of a checkerboard, which is where upsampling leaves its marks; of colors
-        (B, 3, frequencies).
+        (B, frequencies), from zero to that of a checkerboard, which is where upsampling leaves its marks.
     """
-    planes = yuv((image + 1) / 2) if color else (gray(image) + 1) / 2
+    profile = _power((gray(image) + 1) / 2)[:, 0].log1p()
+    return profile / profile[:, :1].clamp_min(1)
+
+
+@full_precision
+def color_profile(image: Tensor) -> Tensor:
+    """Power of each frequency of luma and of both chromas, whatever its direction, in squared levels of 8 bit.
+
+    Args:
+        image: (B, 3, H, W) in [-1, 1].
+
+    Returns:
+        (B, 3, frequencies), natural logarithms; what lies below the power of rounding is not seen.
+    """
+    pixels = image.shape[2:].numel()
+    return (_power(yuv((image + 1) * 127.5)) / pixels + ROUNDING).log()
+
+
+def _power(planes: Tensor) -> Tensor:
+    """Mean power of the entries of a transform by their distance from frequency zero: (B, C, frequencies)."""
     power = torch.view_as_real(torch.fft.fft2(planes)).square().sum(-1)
-    radii = _radii(*planes.shape[2:]).to(image.device)
+    radii = _radii(*planes.shape[2:]).to(planes.device)
     counts = radii.bincount()
-    total = power.new_zeros(*power.shape[:2], len(counts)).index_add(2, radii, power.flatten(2))
-    profile = (total / counts).log1p()
-    profile = profile / profile[:, :1, :1].clamp_min(1)
-    return profile if color else profile[:, 0]
+    return power.new_zeros(*power.shape[:2], len(counts)).index_add(2, radii, power.flatten(2)) / counts
 
 
 def _radii(height: int, width: int) -> Tensor:

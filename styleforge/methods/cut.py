@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..configs import Options, Range, Weight, Width
 from ..errors import ConfigError
 from ..hub import PretrainedMixin
-from ..losses import discriminator_loss, generator_loss, patch_nce, spectral_loss
+from ..losses import color_spectral_loss, discriminator_loss, generator_loss, patch_nce
 from ..models import PatchDiscriminator, ResnetGenerator
 from .base import Adversary, Batch, Method, Player, Terms, unsteadiness
 from .projected import LAYERS, ProjectedDiscriminator
@@ -67,8 +67,8 @@ class CUT(Method):
             alone, in an hour on a laptop, finds a grain of its own, this leads to that of the target pictures.
         features: that network: "vgg19" from the Hub, or a local file; see :func:`styleforge.features.read`. Do not
             measure what comes out by the same one.
-        spectrum: weight of :func:`~styleforge.losses.spectral_loss`, of luma and chroma: fine detail as strong as in
-            the target pictures, neither blurred nor made of rainbows. Not in the paper; 300 suits.
+        spectrum: weight of :func:`~styleforge.losses.color_spectral_loss`: fine detail as strong as in the target
+            pictures, neither blurred nor made of rainbows. Not in the paper; 1 suits.
         nce_blocks: residual blocks whose output is compared, beside the picture and both steps down.
         patches: places compared in each feature map.
         temperature: of the contrast.
@@ -169,7 +169,7 @@ class CUT(Method):
             source = batch["source"].flip(3) if self._flipped(batch) else batch["source"]
             terms["shift"] = self.shift_equivariance * unsteadiness(self.generator, source, fake, batch)
         if self.spectrum:
-            terms["spectrum"] = self.spectrum * spectral_loss(fake, batch["target"], color=True)
+            terms["spectrum"] = self.spectrum * color_spectral_loss(fake, batch["target"])
         return terms
 
     def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
