@@ -45,7 +45,7 @@ WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "README.md"
 MAX_CONFIG_BYTES = 64 * 1024
 BUNDLED = Path(__file__).with_name("styles")
-DEFAULT_STYLE = "fastcut-monet"
+DEFAULT_STYLE = "fastcut-impressionist"
 _LITTER = (".tmp", ".part", ".incomplete")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 

@@ -207,11 +207,11 @@ def size_of(folder: Path) -> int:
 
 
 def test_the_bundled_styles_are_small():
-    assert styleforge.bundled_styles()[0] == "fastcut-monet"  # where none is named
+    assert styleforge.bundled_styles()[0] == "fastcut-impressionist"  # where none is named
     for name in styleforge.bundled_styles():
         assert size_of(PACKAGE / "styles" / name) <= 12e6, f"{name} is larger than 12 MB"
         assert json.loads((PACKAGE / "styles" / name / "config.json").read_text())["_class_name"]
-    assert size_of(PACKAGE / "styles") <= 23e6, "the wheel is to stay below 25 MB"
+    assert size_of(PACKAGE / "styles") <= 23.6e6, "the wheel is to stay below 25 MB"
 
 
 @pytest.mark.parametrize("style", ZOO, ids=lambda style: style["name"])

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# fastcut-monet: landscape photographs to Monet's brush; the bundled default style.
+# fastcut-monet: landscape photographs to Monet's brush; bundled.
 # Data: ../shared/data/photo2impressionist (313 photographs; the 64 of its training paintings that are Monet's).
 # Three stages, about 80 minutes on 2 CPU cores with AVX512-BF16. The first lets colors drift (green hills turn brown) and,
 # with zero padding, would in time learn stripes along the edges; the second adds an L1 identity term and reflects; the
