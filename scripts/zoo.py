@@ -62,7 +62,9 @@ def shown(style: dict[str, Any]) -> Image.Image | None:
     if style.get("noise"):
         return None
     if kinds := style.get("damage"):
-        return images.to_pil(damage(images.read(photo()).tensor(), kinds, generator("card", *kinds)))
+        picture = photo()
+        picture.thumbnail((style.get("shown_width", picture.width),) * 2)
+        return images.to_pil(damage(images.read(picture).tensor(), kinds, generator("card", *kinds)))
     if drawn_by := style.get("drawn_by"):
         return pipeline(drawn_by)(photo())
     return photo()
