@@ -108,14 +108,12 @@ def fade(image: Tensor, generator: torch.Generator) -> Tensor:
 
 def hole(image: Tensor, generator: torch.Generator) -> Tensor:
     """Free strokes painted over with :data:`HOLE`, over a tenth to two fifths of most pictures."""
-    missing = _strokes(image, round(_uniform(generator, (2, 6))[0]), (0.06, 0.16), generator)
-    return torch.where(missing, torch.tensor(HOLE).to(image).view(1, 3, 1, 1), image)
+    return _painted_over(image, (2, 6), (0.06, 0.16), generator)
 
 
 def scratch(image: Tensor, generator: torch.Generator) -> Tensor:
     """Thin strokes painted over with :data:`HOLE`, as for scratches, wires and dates."""
-    missing = _strokes(image, round(_uniform(generator, (3, 12))[0]), (0.005, 0.035), generator)
-    return torch.where(missing, torch.tensor(HOLE).to(image).view(1, 3, 1, 1), image)
+    return _painted_over(image, (3, 12), (0.005, 0.035), generator)
 
 
 KINDS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
@@ -134,6 +132,14 @@ KINDS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
 def _uniform(generator: torch.Generator, *intervals: tuple[float, float]) -> list[float]:
     drawn = torch.rand(len(intervals), generator=generator).tolist()
     return [low + share * (high - low) for share, (low, high) in zip(drawn, intervals, strict=True)]
+
+
+def _painted_over(
+    image: Tensor, count: tuple[float, float], width: tuple[float, float], generator: torch.Generator
+) -> Tensor:
+    """With about `count` strokes of :data:`HOLE`; see :func:`_strokes`."""
+    missing = _strokes(image, round(_uniform(generator, count)[0]), width, generator)
+    return torch.where(missing, torch.tensor(HOLE).to(image).view(1, 3, 1, 1), image)
 
 
 def _strokes(image: Tensor, count: int, width: tuple[float, float], generator: torch.Generator) -> Tensor:

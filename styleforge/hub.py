@@ -138,8 +138,8 @@ class PretrainedMixin(
                     allowed=f"(B, {size})",
                     todo=f"Draw it with torch.randn(B, {size}).",
                 )
-        pictures = [(key, given[key]) for key in ("image", "style") if key in given]
-        for key, picture in ((key, one) for key, several in pictures for one, _ in shares(several)):
+        pictures = [(key, one) for key in ("image", "style") if key in given for one, _ in shares(given[key])]
+        for key, picture in pictures:
             shape, channels = tuple(picture.shape), self.config.get("in_channels", 3)
             if len(shape) != 4 or shape[1] != channels:
                 raise ImageError(

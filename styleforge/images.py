@@ -199,11 +199,8 @@ def _from_file(file: BinaryIO, where: str, policy: ImagePolicy) -> Picture:
         return picture
 
 
-def check_file(path: str | os.PathLike[str], policy: ImagePolicy = DEFAULT_POLICY) -> str:
-    """What a file is by its header, after all that can be checked there; no pixel is decoded.
-
-    Returns:
-        Pillow's name of the format.
+def check_file(path: str | os.PathLike[str], policy: ImagePolicy = DEFAULT_POLICY) -> None:
+    """Check all of a file that its header tells; no pixel is decoded.
 
     Raises:
         ImageError: as :func:`read`.
@@ -213,7 +210,6 @@ def check_file(path: str | os.PathLike[str], policy: ImagePolicy = DEFAULT_POLIC
         check_bytes(file.seek(0, os.SEEK_END), policy.max_bytes, where)
         image = _identify(file, where, policy)
         check_size(*image.size, where, policy)
-        return str(image.format)
 
 
 def _identify(file: BinaryIO, where: str, policy: ImagePolicy) -> Image.Image:

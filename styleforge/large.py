@@ -11,11 +11,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from . import engine, files, images
+from . import files, images
 from .errors import ImageError, ImageUnreadable, MissingExtra, StyleforgeError
 from .images import ImagePolicy, Picture
 from .pipeline import StylePipeline
@@ -34,13 +34,8 @@ def stylize_file(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     *,
-    style: Any = None,
-    strength: float = 1.0,
-    preserve_color: Literal["luma"] | None = None,
-    max_memory: float | None = None,
-    statistics: engine.Statistics = "exact",
-    progress: engine.Progress | None = None,
     policy: ImagePolicy = POLICY,
+    **options: Any,
 ) -> Path:
     """Style a picture of any size from file to file.
 
@@ -49,13 +44,9 @@ def stylize_file(
         source: PNG, TIFF, JPEG or WebP. Colour profile, orientation and transparency are heeded as elsewhere; more
             than 8 bit a channel are read as 8.
         target: a `.png`, `.tif` or `.tiff`, which appears whole or not at all. TIFFs are tiled, and BigTIFF.
-        style: as for calling the pipeline, like the next five.
-        strength: see there.
-        preserve_color: see there; "histogram" would have to know the whole picture.
-        max_memory: see there; here it is all that is needed beside some megabytes for rows of the files.
-        statistics: see there; "thumbnail" writes no features to the disk, which for 100 megapixels are tens of GB.
-        progress: see there.
         policy: limits on the picture.
+        **options: for :meth:`StylePipeline.paint`. `max_memory` is all that is needed beside some megabytes for rows of
+            the files; statistics="thumbnail" writes no features to the disk, which for 100 megapixels are tens of GB.
 
     Returns:
         `target`.
@@ -66,8 +57,6 @@ def stylize_file(
         ConfigError: a setting that cannot be used, as for calling the pipeline.
     """
     vips = _vips()
-    given = {"style": style, "strength": strength, "preserve_color": preserve_color}
-    given |= {"max_memory": max_memory, "statistics": statistics, "progress": progress}
     source, target = Path(source), Path(target)
     if target.suffix.lower() not in WRITERS:
         known = ", ".join(WRITERS)
@@ -83,7 +72,7 @@ def stylize_file(
                 width, height = picture.size
                 with open(raw, "wb") as file:
                     file.truncate(height * width * 3)
-                    pipe.paint(picture, _Rows(file.fileno(), height, width), **given)
+                    pipe.paint(picture, _Rows(file.fileno(), height, width), **options)
                 _write(vips, raw, picture.size, alpha, temporary)
             finally:
                 raw.unlink(missing_ok=True)

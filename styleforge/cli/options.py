@@ -85,7 +85,8 @@ def reference_of(texts: Sequence[str]) -> Any:
             return int(text)
         with contextlib.suppress(ValueError):
             return [float(part) for part in text.split(",")]
-    return [_shared(text) for text in texts] or None
+    pairs = [_shared(text) for text in texts]
+    return pairs[0][0] if len(pairs) == 1 else pairs or None
 
 
 def _shared(text: str) -> tuple[str, float]:
