@@ -3,7 +3,8 @@
 First every family that makes a picture of a picture, at three sizes (some 20 minutes on two cores; --families and
 --sizes choose). `stock` is eager float32 without our engine: the same module, and for `resnet` CycleGAN's generator as
 everybody writes it, one `nn.Sequential`. `ours` is what the pipeline runs, `float32` the same when asked for float32,
-`onnx` the exported graph in ONNX Runtime, with as many threads. `conv` is one convolution, 256 to 256 channels, 3x3, of
+`onnx` the exported graph in ONNX Runtime, with as many threads, `compiled` (--compile) what a pipeline with
+`compile=True` runs. `conv` is one convolution, 256 to 256 channels, 3x3, of
 128x128 features, in the better layout: what the processor gives a network that is nothing else.
 
 Then loading, training steps and memory beside the stock network of `resnet` (--part choose one of the two).
@@ -245,12 +246,16 @@ def plain_sides(name: str, size: int, graph: str) -> dict[str, Callable[[], obje
     }
 
 
-def our_sides(name: str, size: int) -> dict[str, Callable[[], object]]:
+def our_sides(name: str, size: int, compiled: bool) -> dict[str, Callable[[], object]]:
     model, image, options = networks(name, size)
-    return {
+    sides = {
         "ours": lambda: engine.run(model, image, options=options),
         "float32": lambda: engine.run(model, image, options=options, fast=False),
     }
+    if compiled and model.capabilities.inputs == ("image",):
+        network = engine.Compiled(model)
+        sides["compiled"] = lambda: engine.run(model, image, options=options, compiled=network)
+    return sides
 
 
 def networks(name: str, size: int) -> tuple[PretrainedMixin, torch.Tensor, dict[str, torch.Tensor]]:
@@ -297,7 +302,7 @@ def operations(name: str, size: int) -> int:
     return counter.get_total_flops()
 
 
-def family(name: str, size: int, rounds: int, limit: float, graph: str) -> dict[str, Any]:
+def family(name: str, size: int, rounds: int, limit: float, graph: str, compiled: bool) -> dict[str, Any]:
     """Seconds and GFLOP/s of all sides for a picture of `size` pixels a side.
 
     Args:
@@ -306,8 +311,9 @@ def family(name: str, size: int, rounds: int, limit: float, graph: str) -> dict[
         rounds: timed turns of each side.
         limit: seconds after which no new turn begins.
         graph: exported file; empty for none.
+        compiled: whether to use torch.compile, too.
     """
-    with elsewhere(plain_sides, name, size, graph) as plain, elsewhere(our_sides, name, size) as ours:
+    with elsewhere(plain_sides, name, size, graph) as plain, elsewhere(our_sides, name, size, compiled) as ours:
         seconds = in_turns(plain | ours, rounds, limit)
     work = operations(name, size)
     flops = dict.fromkeys(seconds, work) | dict.fromkeys(("conv", "conv float32"), CONVOLUTION)
@@ -318,7 +324,7 @@ def family(name: str, size: int, rounds: int, limit: float, graph: str) -> dict[
         "gflop": work / 1e9,
         "seconds": seconds,
         "gflop_per_second": rates,
-        "stock_to": {side: seconds["stock"] / seconds[side] for side in ("ours", "float32", "onnx") if side in seconds},
+        "stock_to": {side: seconds["stock"] / seconds[side] for side in SIDES if side in seconds},
         "share_of_conv": {"ours": rates["ours"] / rates["conv"], "float32": rates["float32"] / rates["conv float32"]},
     }
 
@@ -340,10 +346,11 @@ def exported(name: str, folder: str) -> tuple[str, str]:
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {
     f.__name__: f for f in (loading, stylising, training, training_bf16, memory)
 }
+SIDES = ("ours", "float32", "onnx", "compiled")  # beside `stock`
 COLUMNS = (  # title, width of a column, what it takes from a row of a family, the columns
-    ("seconds", 9, "seconds", ("stock", "ours", "float32", "onnx")),
+    ("seconds", 9, "seconds", ("stock", *SIDES)),
     ("GFLOP/s", 8, "gflop_per_second", ("conv", "ours", "conv float32", "float32")),
-    ("stock / it", 8, "stock_to", ("ours", "float32", "onnx")),
+    ("stock / it", 9, "stock_to", SIDES),
     ("it / conv", 8, "share_of_conv", ("ours", "float32")),
 )
 
@@ -391,7 +398,13 @@ def line(row: dict[str, Any]) -> str:
 
 
 def compare_families(
-    names: list[str], sizes: list[int], rounds: int, limit: float, onnx: bool, show: Callable[[str], None]
+    names: list[str],
+    sizes: list[int],
+    rounds: int,
+    limit: float,
+    onnx: bool,
+    compiled: bool,
+    show: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """A row for each family and size, shown as it comes."""
     rows = []
@@ -400,7 +413,7 @@ def compare_families(
         for name in names:
             graph, why = exported(name, folder) if onnx else ("", "--no-onnx")
             for size in sizes:
-                rows.append(family(name, size, rounds, limit, graph) | {"why": why})
+                rows.append(family(name, size, rounds, limit, graph, compiled) | {"why": why})
                 show(line(rows[-1]))
     return rows
 
@@ -433,6 +446,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="timed turns of each side, one at least")
     parser.add_argument("--seconds", type=float, default=15, help="after these no new turn of a family begins")
     parser.add_argument("--no-onnx", action="store_true", help="leave ONNX Runtime out")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, too: minutes more")
     parser.add_argument("--size", type=int, default=256, help="side of the training pictures")
     parser.add_argument("--json", action="store_true", help="one JSON value on standard output")
     parser.add_argument("--job", nargs=2, help=argparse.SUPPRESS)
@@ -447,7 +461,7 @@ def main(arguments: list[str] | None = None) -> None:
     found: dict[str, Any] = {"machine": machine()}
     show(", ".join(f"{key} {value}" for key, value in found["machine"].items()) + "\n")
     if options.part != "stock":
-        given = (options.families, options.sizes, options.rounds, options.seconds, not options.no_onnx)
+        given = (options.families, options.sizes, options.rounds, options.seconds, not options.no_onnx, options.compile)
         found["families"] = compare_families(*given, show)
     if options.part != "families":
         found["stock"] = compare_with_stock(options.rounds, options.size, show)

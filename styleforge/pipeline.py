@@ -41,17 +41,24 @@ class StylePipeline:
         model: a network that makes pictures: from a picture, from a picture and a picture of the style, or from noise.
         policy: limits on the pictures that come in.
         fast: compute in bfloat16 where the processor does that by itself; at least 40 dB of float32.
+        compile: use torch.compile, for many pictures of one size: the first of each size takes seconds to minutes,
+            those after it are sooner done on some machines, and on others not (`scripts/benchmark.py --compile`
+            measures). Without a compiler (a C++ compiler, for CPUs) it warns and goes on without; so do networks that
+            take more than a picture. Pictures in tiles, and films with steady statistics, are not compiled.
 
     Attributes:
         model: the network, in evaluation mode.
         policy: limits on the pictures that come in.
         fast: see above.
+        compile: see above.
 
     Raises:
         ConfigError: the network makes no pictures.
     """
 
-    def __init__(self, model: PretrainedMixin, policy: ImagePolicy = DEFAULT_POLICY, *, fast: bool = True) -> None:
+    def __init__(
+        self, model: PretrainedMixin, policy: ImagePolicy = DEFAULT_POLICY, *, fast: bool = True, compile: bool = False
+    ) -> None:
         can = model.capabilities
         channels = model.config.get("in_channels", 3), model.config.get("out_channels", 3)
         if can.inputs not in KINDS_OF_INPUT or can.output != "image" or not set(channels) <= {1, 3}:
@@ -64,7 +71,8 @@ class StylePipeline:
             )
         self.model = model.eval()
         self.policy = policy
-        self.fast = fast
+        self.fast, self.compile = fast, compile
+        self._compiled: engine.Compiled | None = None
 
     @classmethod
     def from_pretrained(
@@ -80,6 +88,7 @@ class StylePipeline:
         local_files_only: bool = False,
         force_download: bool = False,
         policy: ImagePolicy = DEFAULT_POLICY,
+        compile: bool = False,
     ) -> Self:
         """Load a style from a folder, from those that come with the package, or from the Hub.
 
@@ -94,6 +103,7 @@ class StylePipeline:
             local_files_only: never ask the network.
             force_download: fetch again although it is in the cache.
             policy: limits on the pictures that come in.
+            compile: use torch.compile; see the class.
 
         Raises:
             RepoError, ConfigError, CorruptFileError, UnsafeFileError, WeightsError: see
@@ -110,7 +120,7 @@ class StylePipeline:
         )
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = PretrainedMixin.from_files(files, dtype=dtype or torch.float32, device=device)
-        return cls(model, policy, fast=dtype is None)
+        return cls(model, policy, fast=dtype is None, compile=compile)
 
     def __call__(
         self,
@@ -279,7 +289,7 @@ class StylePipeline:
         fits = {"multiple": can.multiple, "smallest": can.smallest}
         source = Pixels(picture, **fits, dtype=self.dtype, device=self.device)
         canvas = _Canvas(source, array, lambda before, styled: _blend(before, styled, rest, color))
-        engine.run(self.model, source, into=canvas, fast=self.fast, options=options, **given)
+        self._engine(source, options, given, into=canvas)
 
     @torch.inference_mode()
     def _style(
@@ -312,8 +322,15 @@ class StylePipeline:
         if self.model.config.get("in_channels", 3) == 1:
             weights = torch.tensor(LUMA, dtype=padded.dtype, device=padded.device).view(1, 3, 1, 1)
             padded = (padded * weights).sum(1, keepdim=True)
-        styled = engine.run(self.model, padded, fast=self.fast, options=options, **given)
-        return images.crop(styled, box).expand(-1, 3, -1, -1)
+        return images.crop(self._engine(padded, options, given), box).expand(-1, 3, -1, -1)
+
+    def _engine(
+        self, image: Tensor | Pixels, options: dict[str, Any], given: dict[str, Any], into: Any = None
+    ) -> Tensor:
+        if self.compile and self._compiled is None:
+            self._compiled = engine.Compiled(self.model)
+        compiled = self._compiled if self.compile else None
+        return engine.run(self.model, image, into=into, fast=self.fast, compiled=compiled, options=options, **given)
 
     def _region(
         self, picture: Picture, mask: Any, fit: bool, feather: float, segmenter: control.Segmenter | str | None
@@ -382,6 +399,10 @@ class StylePipeline:
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Upload the style; see :meth:`styleforge.hub.PretrainedMixin.push_to_hub`."""
         return self.model.push_to_hub(repo_id, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is compiled belongs to its process."""
+        return {**self.__dict__, "_compiled": None}
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{k}={v!r}" for k, v in self.model.config.items())

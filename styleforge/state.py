@@ -68,8 +68,14 @@ class TrainState:
                 memory.restore(facts[name])
 
 
-def start_from(run: Any, method: nn.Module) -> None:
-    """Give the networks of `method` the weights of another run's newest checkpoint."""
+def start_from(run: Any, method: nn.Module, joins: tuple[str, ...] = ()) -> None:
+    """Give the networks of `method` the weights of another run's newest checkpoint.
+
+    Args:
+        run: its folder.
+        method: what is to be trained.
+        joins: how the names of parts begin that the other run need not have had.
+    """
     found = checkpoint.newest(run / "checkpoints")
     if found is None:
         raise CheckpointError(
@@ -79,10 +85,10 @@ def start_from(run: Any, method: nn.Module) -> None:
             todo="Check --init, or leave it out.",
         )
     given = {k: v for k, v in under(found[0], "method.").items() if not k.startswith("adversary.")}
-    own = {  # the state of augmentation, and a second discriminator that the other run did not have
+    own = {
         name: tensor
         for name, tensor in method.state_dict().items()
-        if name.startswith("adversary.") or (name.startswith("projection.") and name not in given)
+        if name.startswith(("adversary.", *joins)) and name not in given  # that of augmentation begins anew
     }
     load(method, given | own, run)
 

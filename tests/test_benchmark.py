@@ -54,6 +54,12 @@ def test_each_family_and_size_has_all_sides(tiny, capsys):
     assert large == pytest.approx(4 * small)
 
 
+def test_compiled_networks_are_one_more_side(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark.torch, "compile", lambda model, **options: model)
+    found, _ = run(capsys, "--no-onnx", "--compile")
+    assert ["compiled" in row["stock_to"] for row in found["families"]] == [True, True, False, False]
+
+
 def test_without_onnx_the_reason_is_printed(tiny, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     found, table = run(capsys)

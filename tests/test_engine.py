@@ -13,12 +13,15 @@ from styleforge import StylePipeline, engine, images
 from styleforge.engine import accelerate, plan, run_tiled, sums, tiled, trace
 from styleforge.errors import ConfigError
 from styleforge.models import (
+    MODELS,
     AdaINGenerator,
     AnimeGANGenerator,
     AttentionGenerator,
     MicroASTGenerator,
+    MiniGenerator,
     MultiScaleGenerator,
     ResnetGenerator,
+    RestorationUNet,
     TransformerNet,
     UGATITGenerator,
     UNetGenerator,
@@ -36,6 +39,8 @@ TILED = [
     (UNetGenerator, {"norm": "instance", "downs": 3, "skips": "leaky", "head": "resize"}),
     (UNetGenerator, {"statistics": "batch", "downs": 2}),
     (MultiScaleGenerator, {"scales": 2, "blocks": 1}),
+    (MiniGenerator, {"blocks": 1}),
+    (RestorationUNet, {"levels": 2}),
     (UGATITGenerator, {"blocks": 1}),
     (UGATITGenerator, {"blocks": 1, "fusion": "pyramid"}),
 ]
@@ -183,6 +188,13 @@ def test_a_plan_for_a_huge_picture_sums_up_nothing(monkeypatch):
     with torch.no_grad(), accelerate(model, enabled=False):
         chosen = plan(model, torch.empty(1, 3, 1, 1).expand(1, 3, 10_000, 10_000), 2**30)
     assert chosen.tile and not chosen.trace.refusal
+
+
+def test_every_network_from_picture_to_picture_runs_in_tiles_but_attention():
+    with torch.device("meta"):
+        can = {model: model().capabilities for model in MODELS}
+    makers = {model for model in MODELS if "image" in can[model].inputs and can[model].output == "image"}
+    assert makers == {model for model, _ in TILED} | {AdaINGenerator, MicroASTGenerator, AttentionGenerator}
 
 
 def test_networks_that_see_the_whole_say_so():

@@ -92,6 +92,24 @@ def test_a_projected_discriminator_has_its_say_and_leaves_the_other_losses_alone
     assert method.generator_terms(batch)["fool_projected"].item() == pytest.approx(2 * made["fool_projected"].item())
 
 
+@pytest.mark.parametrize("name", ["dcgan", "stylegan2"])
+def test_noise_gans_may_have_a_projected_discriminator(name):
+    torch.manual_seed(0)
+    given = {"size": 32, "width": 4, "discriminator_width": 4, "projected": 3.0, "features": "random-16x"}
+    method = methods.build(name, given)
+    batch = Batch({"target": pictures(32)["target"]}, 0, 1)
+    assert set(method.discriminator_terms(batch)) == {"real_fake", "projected"}
+    terms = method.generator_terms(batch)
+    assert set(terms) == {"fool", "fool_projected"}
+    seen = method.adversary.seen(batch["fake"], batch, "projected generator")
+    assert not torch.equal(seen, batch["fake"]), "augmented, as for the other discriminator"
+    logits = method.projection.moved(seen, batch.generator("projected"))
+    assert terms["fool_projected"].item() == pytest.approx(-3 * sum(x.mean().item() for x in logits) / 4, rel=1e-4)
+    judge, maker = method.players()
+    assert {id(p) for p in method.projection.heads.parameters()} <= {id(p) for p in judge.parameters()}
+    assert not {id(p) for p in method.projection.parameters()} & {id(p) for p in maker.parameters()}
+
+
 def test_a_projected_discriminator_wants_pictures_of_some_size():
     with pytest.raises(ConfigError, match=r"28 x 28 pixels.*leave out --projected"):
         methods.build("fastcut", PROJECTED).generator_terms(Batch(pictures(28), 0, 0))

@@ -30,6 +30,7 @@ from .options import (
     style_option,
 )
 
+COMPILE = click.option("--compile", is_flag=True, help="By torch.compile, for many pictures of one size.")
 LOADED = ("style", "revision", "subfolder", "device", "offline")
 
 
@@ -67,6 +68,7 @@ LOADED = ("style", "revision", "subfolder", "device", "offline")
     show_default=True,
     help="Of a picture in tiles: those of the whole, or of a small copy, which is quicker.",
 )
+@COMPILE
 @click.option("--float32", is_flag=True, help="Not in bfloat16, where the processor has it.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Threads that read and write.")
 @click.option("--stream", is_flag=True, help="From file to file by parts, for pictures larger than memory: PNG, TIFF.")
@@ -77,6 +79,7 @@ def stylize(
     reference: tuple[str, ...],
     regions: tuple[str, ...],
     float32: bool,
+    compile: bool,
     workers: int,
     stream: bool,
     overwrite: bool,
@@ -99,10 +102,10 @@ def stylize(
     if regions:
         if several:
             raise ConfigError("Regions are those of one picture", todo="Name one, and a file with --output.")
-        pipe = _regional(regions, options, not float32)
+        pipe = _regional(regions, options, fast=not float32, compile=compile)
     else:
         pipe = _load(options)
-        pipe.fast = not float32
+        pipe.fast, pipe.compile = not float32, compile
     options["style"] = reference_of(reference)
     if stream:
         from ..large import stylize_file
@@ -144,10 +147,12 @@ def stylize(
 @STRENGTH
 @PRESERVE_COLOR
 @STYLE_SCALE
+@COMPILE
 @JSON
 def batch(
     pictures: tuple[str, ...],
     output: Path,
+    compile: bool,
     engine: Literal["local", "ray"],
     workers: int,
     gpus: float,
@@ -156,6 +161,7 @@ def batch(
 ) -> None:
     """Style files, folders and globs in PICTURES; what is done already is skipped, broken ones are listed."""
     pipe = _load(options)
+    pipe.compile = compile
     options |= {"actors": workers, "gpus": gpus} if engine == "ray" else {"workers": workers}
     _batch(pipe, pictures, output, engine, style=reference_of(reference), **options)
 
@@ -334,7 +340,7 @@ def _by_parts(options: dict[str, Any], regions: tuple[str, ...], pictures: tuple
     return {name: value for name, value in options.items() if name not in usual}
 
 
-def _regional(regions: Sequence[str], options: dict[str, Any], fast: bool) -> Callable[..., Any]:
+def _regional(regions: Sequence[str], options: dict[str, Any], *, fast: bool, compile: bool) -> Callable[..., Any]:
     """What styles a picture by `--region`; what it takes is taken out of the options."""
     from ..pipeline import style_regions
 
@@ -352,7 +358,7 @@ def _regional(regions: Sequence[str], options: dict[str, Any], fast: bool) -> Ca
             )
         if style not in pipes:
             pipes[style] = load(**how | {"style": style})
-            pipes[style].fast = fast
+            pipes[style].fast, pipes[style].compile = fast, compile
         layers.append((pipes[style], Path(where) if Path(where).is_file() else where))
     return lambda picture, **given: style_regions(picture, layers, **given)
 

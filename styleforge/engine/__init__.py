@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import memory
+from .compiled import Compiled
 from .fast import accelerate
 from .tiled import SHARE, Paintable, Pixels, Plan, Progress, Statistics, painted, plan, run_tiled
-from .watch import How, run_whole, watched
+from .watch import How, run_whole, watched, watching
 
 __all__ = [
+    "Compiled",
     "How",
     "Paintable",
     "Pixels",
@@ -39,6 +41,7 @@ def run(
     max_memory: int | None = None,
     statistics: Statistics = "exact",
     fast: bool = True,
+    compiled: Compiled | None = None,
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
@@ -52,6 +55,7 @@ def run(
             free.
         statistics: of tiles; see :func:`styleforge.engine.tiled.run_tiled`.
         fast: compute in bfloat16 where that is faster; see :func:`styleforge.engine.fast.accelerate`.
+        compiled: the same network, for what is computed at once and without a watcher.
         options: further arguments of the model, the same for all pictures.
         progress: called with how many tiles of how many are done.
 
@@ -62,9 +66,14 @@ def run(
         ConfigError: the budget is too small, or the network can only see the whole and that does not fit.
     """
     budget = int(memory.available(image.device) * SHARE) if max_memory is None else max_memory
+    whole = image.shape[0] * image.shape[2:].numel() * SURELY <= budget
+    if compiled and whole and not watching():
+        made = compiled(image[:, :, :, :], fast=fast)
+        if made is not None:
+            return painted(made, into)
     with accelerate(model, enabled=fast):
         given = {"max_bytes": budget, "statistics": statistics, "options": options, "progress": progress}
-        if image.shape[0] * image.shape[2:].numel() * SURELY <= budget:
+        if whole:
             return painted(run_whole(model, image[:, :, :, :], options or {}).to(image.dtype), into)
         if into is not None:
             return run_tiled(model, image, into=into, **given)

@@ -45,9 +45,14 @@ def accelerate(model: nn.Module, *, enabled: bool = True) -> Iterator[None]:
         yield
         return
     _keep_freed_memory()
-    half = enabled and first.dtype == torch.float32 and bf16_is_fast(first.device)
+    half = enabled and in_half(first)
     with torch.autocast("cpu", torch.bfloat16, enabled=half), _Faster(half):
         yield
+
+
+def in_half(tensor: Tensor) -> bool:
+    """Whether what such a tensor stands for is computed in bfloat16."""
+    return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and bf16_is_fast(tensor.device)
 
 
 @functools.cache

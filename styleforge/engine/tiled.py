@@ -478,8 +478,9 @@ class _Run(TorchFunctionMode):
             self._living = {}
 
     def _cut(self, image: Tensor | Pixels) -> Tensor:
-        """The tile of the picture, or a stand-in where no step looks at it."""
-        if any(0 in self._steps.sources[step] for step in self._computed):
+        """The tile of the picture, or a stand-in where no step looks at it and no sum of its pixels is missing."""
+        summed = any(step == 0 and (step, kind) not in self._sums for step, kind in self._steps.cuts)
+        if summed or any(0 in self._steps.sources[step] for step in self._computed):
             return self.tile.cut(image)
         shape = 1, image.shape[1], self.tile.rows.length, self.tile.columns.length
         return torch.empty(1, dtype=image.dtype, device=image.device).expand(shape)

@@ -31,6 +31,7 @@ _POINTWISE = frozenset((
 ))
 # fmt: on
 _NORMS = frozenset(("instance_norm", "group_norm"))
+_STILL = _NORMS | {"pad", "pixel_shuffle", "pixel_unshuffle"}  # look at nothing beside; blocks lie within one tile
 _REDUCTIONS = {"mean": "moments", "sum": "moments", "var": "moments", "amax": "amax"}
 AGAIN = 800  # multiplications that are cheaper than to keep a value, which is written and read, on slow disks too
 
@@ -218,7 +219,7 @@ def _reach(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int |
         return max(_pair(argument(args, kwargs, 1, "kernel_size")))
     if name == "interpolate":
         return 2
-    return 0 if name in _POINTWISE or name in ("pad", *_NORMS) else None
+    return 0 if name in _POINTWISE or name in _STILL else None
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:

@@ -41,6 +41,11 @@ def watched(watcher: Watcher | None) -> Iterator[None]:
         _watcher.reset(token)
 
 
+def watching() -> bool:
+    """Whether there is a watcher."""
+    return _watcher.get() is not None
+
+
 def announce(how: How) -> None:
     """Tell the watcher, if there is one."""
     if watcher := _watcher.get():
@@ -55,7 +60,7 @@ def changed(total: Tensor) -> Tensor:
 
 def run_whole(model: nn.Module, image: Tensor, options: Mapping[str, Any]) -> Tensor:
     """`model(image, **options)` before the eyes of the watcher."""
-    if not _watcher.get() or len(image) != 1:
+    if not watching() or len(image) != 1:
         return model(image, **options)
     announce("whole")
     with _Watching():

@@ -190,7 +190,7 @@ class Adversary(nn.Module):
         Returns:
             The loss as `name`, and in turns that have one `<name>_penalty`, weighted.
         """
-        real, fake = self._seen(real, batch, f"{name} real"), self._seen(fake.detach(), batch, f"{name} fake")
+        real, fake = self.seen(real, batch, f"{name} real"), self.seen(fake.detach(), batch, f"{name} fake")
         fakes, reals = _several(judge(fake)), _several(judge(real))  # in the order of pix2pix, whose norms remember it
         if self.ada:
             # Several discriminators look at the same pictures.
@@ -208,12 +208,12 @@ class Adversary(nn.Module):
 
     def fakes_terms(self, judge: Judge, fake: Tensor, batch: Batch, name: str) -> Terms:
         """More pictures that are not real, beside those of :meth:`discriminator_terms`; arguments as there."""
-        seen = self._seen(fake.detach(), batch, f"{name} fake")
+        seen = self.seen(fake.detach(), batch, f"{name} fake")
         return {name: sum(fakes_loss(logits, self.adversarial) for logits in _several(judge(seen))) / 2}
 
     def generator_loss(self, judge: Judge, fake: Tensor, batch: Batch, name: str = "fool") -> Tensor:
         """How far fakes are from passing as real; arguments as for :meth:`discriminator_terms`."""
-        seen = self._seen(fake, batch, f"{name} generator")
+        seen = self.seen(fake, batch, f"{name} generator")
         return sum(generator_loss(logits, self.adversarial) for logits in _several(judge(seen)))
 
     @property
@@ -223,7 +223,8 @@ class Adversary(nn.Module):
             return (1 - self.smooth) / 2
         return math.log((1 - self.smooth) / (1 + self.smooth)) if self.adversarial != "hinge" else 0.0
 
-    def _seen(self, images: Tensor, batch: Batch, purpose: str) -> Tensor:
+    def seen(self, images: Tensor, batch: Batch, purpose: str) -> Tensor:
+        """Pictures as a discriminator gets to see them: augmented, with noise."""
         if self.ada:
             images = self.ada(images, batch.generator(purpose))
         elif self.augment:
@@ -249,11 +250,13 @@ class Method(nn.Module):
         batch_size: pictures per step that suit it.
         paper: its address.
         targets: how many target pictures there must be; any number when None.
+        joins: how the names of parts begin that may be new where a run starts from another's networks.
     """
 
     data: ClassVar[Literal["unpaired", "paired", "images", "damaged", "styles"]] = "unpaired"
     batch_size: ClassVar[int] = 1
     paper: ClassVar[str] = ""
+    joins: ClassVar[tuple[str, ...]] = ()
     targets: int | None = None
 
     def players(self) -> list[Player]:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from ..configs import Options, Range, Weight, Width
 from ..errors import ConfigError
 from ..hub import PretrainedMixin
-from ..losses import color_spectral_loss, discriminator_loss, generator_loss, patch_nce
+from ..losses import color_spectral_loss, patch_nce
 from ..models import PatchDiscriminator, ResnetGenerator
 from .base import Adversary, Batch, Method, Player, Terms, unsteadiness
-from .projected import LAYERS, ProjectedDiscriminator
+from .projected import ProjectedDiscriminator
 
 
 class PatchHeads(nn.ModuleList):
@@ -79,6 +79,7 @@ class CUT(Method):
 
     data = "unpaired"
     paper = "https://arxiv.org/abs/2007.15651"
+    joins = ("projection.",)
 
     def __init__(
         self,
@@ -147,8 +148,7 @@ class CUT(Method):
         fake = self._fake(batch)
         terms = self.adversary.discriminator_terms(self.discriminator, batch["target"], fake, batch)
         if self.projection:
-            pairs = zip(self.projection(batch["target"]), self.projection(fake.detach()), strict=True)
-            terms["projected"] = sum(discriminator_loss(real, made, "hinge") for real, made in pairs)
+            terms["projected"] = self.projection.discriminator_loss(batch["target"], fake, batch, self.adversary)
         return terms
 
     def generator_terms(self, batch: Batch) -> Terms:
@@ -158,8 +158,8 @@ class CUT(Method):
         share = self.nce / 2 if self.identity else self.nce
         terms = {"fool": self.gan * fool, "nce": share * self._contrast(batch, "source", fake)}
         if self.projection:
-            logits = self.projection.moved(fake, batch.generator("projected"))
-            terms["fool_projected"] = self.projected * sum(generator_loss(x, "hinge") for x in logits) / len(LAYERS)
+            fool = self.projection.generator_loss(fake, batch, self.adversary)
+            terms["fool_projected"] = self.projected * fool
         if self.identity:
             terms["nce_identity"] = share * self._contrast(batch, "target", batch["identity"])
         if self.identity_l1:

@@ -1,0 +1,58 @@
+"""torch.compile, where it is possible."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from ..errors import StyleforgeError
+from ..hub import PretrainedMixin
+from .fast import in_half
+
+SIZES = 8  # of pictures that are compiled for, as many as torch does by itself; each takes seconds to minutes
+
+
+class Compiled:
+    """A network from picture to picture, compiled for each size of picture when the first of it comes.
+
+    For sizes together, too, torch could compile ("dynamic"): on CPUs that was slower than not at all.
+
+    Args:
+        model: the network.
+
+    Attributes:
+        problem: why it is not compiled, when that is known; the caller goes on without.
+    """
+
+    def __init__(self, model: PretrainedMixin) -> None:
+        self.problem: str | None = None
+        if model.capabilities.inputs != ("image",):
+            self._give_up(f"{type(model).__name__} takes more than a picture")
+        self._sizes: set[tuple[int, ...]] = set()
+        self._run = torch.compile(model, dynamic=False)
+
+    def __call__(self, image: Tensor, *, fast: bool) -> Tensor | None:
+        """What the network makes of (B, C, H, W), or None where it is not compiled for that.
+
+        Args:
+            image: of a size that the network takes.
+            fast: in bfloat16 where that is fast; see :func:`styleforge.engine.fast.accelerate`.
+        """
+        if self.problem or (image.shape not in self._sizes and len(self._sizes) == SIZES):
+            return None
+        try:
+            with torch.autocast(image.device.type, torch.bfloat16, enabled=fast and in_half(image)):
+                made = self._run(image)
+        except StyleforgeError:
+            raise
+        except Exception as error:  # no compiler, a bug in one: there are too many ways to list
+            self._give_up(str(error).strip().split("\n")[0] or type(error).__name__)
+            return None
+        self._sizes.add(image.shape)
+        return made.to(image.dtype)
+
+    def _give_up(self, problem: str) -> None:
+        self.problem = problem
+        warnings.warn(f"torch.compile is of no use here, going on without it: {problem}", stacklevel=4)
