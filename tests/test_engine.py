@@ -209,6 +209,17 @@ def test_networks_that_see_the_whole_say_so():
             engine.run(net, image, max_memory=1000, options=options)
 
 
+def test_what_an_error_proposes_for_a_large_picture_works():
+    torch.manual_seed(0)
+    pipe, photo = StylePipeline(AttentionGenerator(backbone="vgg19-16x")), images.to_pil(picture(768, 1024))
+    budget = 0.12
+    with pytest.raises(ConfigError, match=r"style_scale=[1-3]\.\d\)") as found:
+        pipe(photo, style=photo.resize((64, 64)), max_memory=budget)
+    scale = float(str(found.value).split("style_scale=")[1].split(")")[0])
+    made = pipe(photo, style=photo.resize((64, 64)), max_memory=budget, style_scale=scale)
+    assert made.size == photo.size
+
+
 class Odd(nn.Module):
     """What no table knows."""
 

@@ -110,12 +110,13 @@ def plan(
     if whole <= max_bytes:
         return Plan(steps, None, 0)
     if steps.refusal:
+        smaller = min(math.ceil(10 * math.sqrt(whole / max_bytes)) / 10, 8)  # the most that the pipeline takes
         raise ConfigError(
             "The picture is too large for this network, which cannot run in tiles",
             where=type(model).__name__,
             found=f"about {whole / memory.GIB:.1f} GiB, because of {steps.refusal}",
             allowed=f"{max_bytes / memory.GIB:.1f} GiB",
-            todo="Allow more memory (max_memory), or make the picture smaller.",
+            todo=f"Allow more memory (max_memory), or compute it at a smaller size (style_scale={smaller:g}).",
         )
     waits = statistics == "exact" and bool(steps.cuts)
     share = WORKING if waits else 1.0

@@ -16,6 +16,8 @@ from ..models.stylegan2 import Size
 from .base import Adversary, Batch, Method, Player, Terms
 from .projected import ProjectedDiscriminator
 
+HEADS_RATE = 0.1  # of the learning rate: unlike StyleGAN2's layers those of the projected discriminator are not scaled
+
 
 class StyleGAN2(Method):
     """Generator and discriminator of StyleGAN2, with augmentation so that some hundred pictures are enough.
@@ -113,9 +115,12 @@ class StyleGAN2(Method):
 
     def players(self) -> list[Player]:  # noqa: D102
         betas = (0.0, 0.99)
-        judges = (self.discriminator, self.projection.heads) if self.projection else (self.discriminator,)
+        judges, groups = (self.discriminator,), None
+        if self.projection:
+            judges = self.discriminator, self.projection.heads
+            groups = tuple((tuple(net.parameters()), rate) for net, rate in zip(judges, (1.0, HEADS_RATE), strict=True))
         return [
-            self.adversary.player("d", judges, self.discriminator_terms, self.lr, betas=betas),
+            self.adversary.player("d", judges, self.discriminator_terms, self.lr, betas=betas, groups=groups),
             Player("generator", (self.generator,), self.generator_terms, self.lr, betas),
         ]
 
