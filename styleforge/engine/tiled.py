@@ -33,7 +33,7 @@ from torch.overrides import TorchFunctionMode
 from .. import memory
 from ..errors import ConfigError
 from .sums import joined, measure
-from .trace import Segment, Trace, argument, keeps_map, sum_wanted, tensors, trace
+from .trace import AGAIN, Segment, Trace, argument, keeps_map, sum_wanted, tensors, trace
 from .watch import announce, changed, normalised, pooled, run_whole
 
 Statistics = Literal["exact", "thumbnail"]
@@ -44,6 +44,8 @@ Sums = dict[tuple[int, str], Tensor]  # by step and kind; see measure
 SHARE = 0.5  # of the free memory, if no budget is given
 WORKING, WAITING = 0.35, 0.6  # shares of a budget: of all for the tile that is computed, of the rest for what waits;
 # the allocator leaves gaps between them
+THRIFT = (100, 200, 400, AGAIN)  # multiplications for a value; the first that lets all that waits stay in memory is
+# taken, where keeping costs about as much as the first of these, and for files the last
 SLACK = 2.0  # peak of a process to what the steps hold: torch's own copies, and what the allocator keeps; measured 1.6
 LARGEST_TILE = 1536  # sides beyond it gain nothing
 LARGEST_MAP = 2**25  # bytes of a tile's features: glibc asks the system for larger ones each time, which has to clear
@@ -134,7 +136,11 @@ def plan(
             allowed=f"at least {least / share / 2**20:.0f} MiB",
             todo="Allow more (max_memory), or close other programs.",
         )
-    return Plan(steps, tile, int((max_bytes - (tile + overlap) ** 2 * whole / area) * WAITING))
+    held = int((max_bytes - (tile + overlap) ** 2 * whole / area) * WAITING)
+    for steps.again in THRIFT if waits else ():
+        if steps.held(steps.segments()) <= held:
+            break
+    return Plan(steps, tile, held)
 
 
 @torch.no_grad()

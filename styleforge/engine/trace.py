@@ -33,7 +33,7 @@ _POINTWISE = frozenset((
 _NORMS = frozenset(("instance_norm", "group_norm"))
 _STILL = _NORMS | {"pad", "pixel_shuffle", "pixel_unshuffle"}  # look at nothing beside; blocks lie within one tile
 _REDUCTIONS = {"mean": "moments", "sum": "moments", "var": "moments", "amax": "amax"}
-AGAIN = 800  # multiplications that are cheaper than to keep a value, which is written and read, on slow disks too
+AGAIN = 800  # multiplications that are cheaper than to keep a value that is written and read, on slow disks too
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Trace:
         last_use: for each step, the last step that needs it.
         cuts: the sums over the whole picture that the pass waits for, (step, kind), and the step that needs them.
         align: tiles begin at multiples of this.
+        again: what takes fewer multiplications for each value is computed again, and not kept.
         refusal: why the pass cannot be run in tiles.
     """
 
@@ -80,6 +81,7 @@ class Trace:
     last_use: list[int] = field(default_factory=list)
     cuts: dict[tuple[int, str], int] = field(default_factory=dict)
     align: int = 1
+    again: int = AGAIN
     refusal: str | None = None
 
     def peak(self) -> int:
@@ -136,7 +138,7 @@ class Trace:
         for step in sorted(waiting - before):
             again = self._needed({step}, before | kept)
             borrowed = {source for one in again for source in self.sources[one]} & before - kept
-            dear = sum(self.work[one] for one in again) > AGAIN * self.values[step]
+            dear = sum(self.work[one] for one in again) > self.again * self.values[step]
             larger = sum(self.bytes[source] for source in borrowed) >= self.bytes[step]
             kept |= {step} if step in computed and (dear or larger) else borrowed
         return kept
@@ -239,7 +241,7 @@ class _Tracer(TorchFunctionMode):
 
     def __init__(self, height: int, width: int) -> None:
         super().__init__()
-        self.trace = Trace(height, width)
+        self.trace = Trace(height, width, again=AGAIN)
 
     def begin(self, image: Tensor) -> Tensor:
         """The picture as step 0."""
