@@ -97,7 +97,7 @@ def build(name: str, style: dict[str, Any], run: Path) -> None:
 
 
 def asked(measured: dict[str, Any], crops: Path) -> dict[str, Any]:
-    """What `evaluate` is called with; one painting is compared with as its crops."""
+    """What `evaluate` is called with; one painting is compared with as its crops, and what was learnt is left out."""
     if painting := measured.pop("painting", None):
         whole = Image.open(SHARED / "data" / painting).convert("RGB")
         side = whole.height // 2
@@ -105,6 +105,12 @@ def asked(measured: dict[str, Any], crops: Path) -> dict[str, Any]:
             corner = x * (whole.width - side) // 3, y * (whole.height - side) // 2
             whole.crop((*corner, corner[0] + side, corner[1] + side)).save(crops / f"{number}.png")
         return {"source": SHARED / "data/photo2classic/testA", "target": crops, **measured}
+    if names := measured.pop("learnt", None):
+        learnt = (ROOT / "scripts" / "recipes" / names).read_text().split()
+        for file in (SHARED / "data" / measured.pop("target")).iterdir():
+            if file.name not in learnt:
+                (crops / file.name).symlink_to(file.resolve())
+        measured["target"] = crops  # an absolute place
     places = {key: SHARED / "data" / measured[key] for key in ("source", "target") if key in measured}
     return {**measured, **places}
 
