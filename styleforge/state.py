@@ -68,13 +68,11 @@ class TrainState:
                 memory.restore(facts[name])
 
 
-def start_from(run: Any, method: nn.Module, joins: tuple[str, ...] = ()) -> None:
+def start_from(run: Any, method: nn.Module) -> None:
     """Give the networks of `method` the weights of another run's newest checkpoint.
 
-    Args:
-        run: its folder.
-        method: what is to be trained.
-        joins: how the names of parts begin that the other run need not have had.
+    How discriminators are trained may differ: augmentation begins anew, and one that looks through a frozen network may
+    join or leave.
     """
     found = checkpoint.newest(run / "checkpoints")
     if found is None:
@@ -84,13 +82,11 @@ def start_from(run: Any, method: nn.Module, joins: tuple[str, ...] = ()) -> None
             allowed="the folder of a run with checkpoints",
             todo="Check --init, or leave it out.",
         )
-    given = {k: v for k, v in under(found[0], "method.").items() if not k.startswith("adversary.")}
-    own = {
-        name: tensor
-        for name, tensor in method.state_dict().items()
-        if name.startswith(("adversary.", *joins)) and name not in given  # that of augmentation begins anew
-    }
-    load(method, given | own, run)
+    given, own = under(found[0], "method."), method.state_dict()
+    before = {name for name in given if not name.startswith("adversary.")}
+    before |= {name for name in given if name.startswith("adversary.projection.") and name in own}
+    new = {name: own[name] for name in own if name.startswith("adversary.") and name not in before}
+    load(method, {name: given[name] for name in before} | new, run)
 
 
 def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -114,7 +114,7 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
     _check_size(config.size, method)
     found = checkpoint.newest(run / "checkpoints")
     if config.init:
-        start_from(Path(config.init), method, method.joins)
+        start_from(Path(config.init), method)
     adaptation = None if config.adapt is None else Adaptation(**config.adapt)
     if adaptation:
         method = adaptation.apply(method, resume=found is not None).to(device)

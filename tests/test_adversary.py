@@ -106,6 +106,33 @@ def test_every_method_with_discriminators_has_every_switch(name):
     assert {*configs.schema(Adversary.__init__)} <= {*methods.settings(name)}
 
 
+@pytest.mark.parametrize("name", ADVERSARIAL)
+def test_every_method_with_discriminators_may_have_a_projected_one_of_target_pictures(name):
+    torch.manual_seed(0)
+    side = max(32, tiny.SIZE_OF.get(name, 32))
+    size = {"size": side} if "size" in methods.settings(name) else {}
+    known = {**tiny.settings(name), **size, "features": "random-16x", "augment": ""}
+    method = methods.build(name, {**known, "projected": 3.0})
+    images = {key: torch.rand(2, 3, side, side) * 2 - 1 for key in ("source", "target")}
+    batch = Batch(images, 0, 1, 0)
+    found, seen = {}, []
+    method.adversary.projection.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    for player in method.players():
+        terms = player.loss(batch)
+        heads = {id(p) for p in method.adversary.projection.parameters()} & {id(p) for p in player.parameters()}
+        assert bool(heads) == ("projected" in terms)
+        assert not ("projected" in terms and "fool_projected" in terms)
+        found |= terms
+    assert {"projected", "fool_projected"} <= {*found}
+    assert any(torch.equal(pictures, images["target"]) for pictures in seen)
+    made = method.adversary.projection.moved(batch.get("fake", seen[-1]), batch.generator("projected"))
+    if "fake" in batch:
+        expected = -3 * sum(x.mean().item() for x in made) / 4
+        assert found["fool_projected"].item() == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    plain = methods.build(name, known)
+    assert plain.adversary.projection is None and plain.adversary.heads == ()
+
+
 def test_the_players_of_discriminators():
     small = {"width": 4, "blocks": 1, "discriminator_width": 4, "discriminator_layers": 1}
     plain = methods.build("cyclegan", small)

@@ -68,7 +68,7 @@ class AnimeGAN(Method):
         **adversary: Annotated[Any, Options(Adversary)],
     ) -> None:
         super().__init__()
-        self.adversary = Adversary(spectral_norm=spectral_norm, **adversary)
+        self.adversary = Adversary(spectral_norm=spectral_norm, features=features, **adversary)
         self.gan, self.content, self.style, self.color, self.tv = gan, content, style, color, tv
         self.gray, self.edges, self.warmup, self.layer, self.lr = gray, edges, warmup, layer, lr
         self.features = feature_networks.load(features)
@@ -79,7 +79,7 @@ class AnimeGAN(Method):
 
     def players(self) -> list[Player]:  # noqa: D102
         return [
-            self.adversary.player("d", (self.discriminator,), self.discriminator_terms, self.lr),
+            self.adversary.player("d", (self.discriminator, *self.adversary.heads), self.discriminator_terms, self.lr),
             Player("generator", (self.generator,), self.generator_terms, self.lr),
         ]
 
@@ -94,7 +94,7 @@ class AnimeGAN(Method):
             if weight:
                 found = self.adversary.fakes_terms(self.discriminator, fake, batch, name)
                 terms |= {term: weight * loss for term, loss in found.items()}
-        return terms
+        return terms | self.adversary.projected_terms(real, self._fake(batch), batch)
 
     def generator_terms(self, batch: Batch) -> Terms:
         """Fool the discriminator, with the source's content and colours and the drawings' texture."""
@@ -107,13 +107,14 @@ class AnimeGAN(Method):
             return {"content": content, "photograph": self.color * F.l1_loss(fake, source)}
         with torch.no_grad():
             texture = gram(self._see(gray(batch["target"]).expand_as(batch["target"])))
-        return {
+        terms = {
             "fool": self.gan * self.adversary.generator_loss(self.discriminator, fake, batch),
             "content": content,
             "style": self.style * _share(gram(seen), texture),
             "color": self.color * color_loss(fake, source),
             "tv": self.tv * total_variation(fake, "mean_square"),
         }
+        return terms | self.adversary.fool_projected(fake, batch)
 
     def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
         return {"": self.generator}

@@ -14,7 +14,6 @@ from ..hub import PretrainedMixin
 from ..losses import color_spectral_loss, patch_nce
 from ..models import PatchDiscriminator, ResnetGenerator
 from .base import Adversary, Batch, Method, Player, Terms, unsteadiness
-from .projected import ProjectedDiscriminator
 
 
 class PatchHeads(nn.ModuleList):
@@ -62,11 +61,6 @@ class CUT(Method):
         shift_equivariance: weight of the difference, L1, between the translation of a picture moved by 1 to 3 pixels
             and its moved translation. Not in the paper: a pattern that is bound to the grid of the network's steps (4
             pixels), and not to what is shown, stays where it is. Costs a third of the speed.
-        projected: weight of fooling a second discriminator too, one that looks through a frozen network, see
-            :class:`~styleforge.methods.projected.ProjectedDiscriminator`. Not in the paper: where the discriminator
-            alone, in an hour on a laptop, finds a grain of its own, this leads to that of the target pictures.
-        features: that network: "vgg19" from the Hub, or a local file; see :func:`styleforge.features.read`. Do not
-            measure what comes out by the same one.
         spectrum: weight of :func:`~styleforge.losses.color_spectral_loss`: fine detail as strong as in the target
             pictures, neither blurred nor made of rainbows. Not in the paper; 1 suits.
         nce_blocks: residual blocks whose output is compared, beside the picture and both steps down.
@@ -79,7 +73,6 @@ class CUT(Method):
 
     data = "unpaired"
     paper = "https://arxiv.org/abs/2007.15651"
-    joins = ("projection.",)
 
     def __init__(
         self,
@@ -98,8 +91,6 @@ class CUT(Method):
         identity_l1: Weight = 0.0,
         flip_equivariance: bool = False,
         shift_equivariance: Weight = 0.0,
-        projected: Weight = 0.0,
-        features: str = "vgg19",
         spectrum: Weight = 0.0,
         nce_blocks: list[int] = (0, 4),  # type: ignore[assignment]
         patches: Annotated[int, Range(1, 4096)] = 256,
@@ -133,11 +124,10 @@ class CUT(Method):
             downsample=discriminator_downsample,
             **self.adversary.discriminator_options,
         )
-        self.projected, self.projection = projected, ProjectedDiscriminator(features) if projected else None
 
     def players(self) -> list[Player]:  # noqa: D102
         # The discriminator first, as in the reference: the generator then meets its newest opinion.
-        judges = (self.discriminator, self.projection.heads) if self.projection else (self.discriminator,)
+        judges = (self.discriminator, *self.adversary.heads)
         return [
             self.adversary.player("d", judges, self.discriminator_terms, self.lr),
             Player("generator", (self.generator, self.heads), self.generator_terms, self.lr),
@@ -147,9 +137,7 @@ class CUT(Method):
         """Tell target pictures from fakes."""
         fake = self._fake(batch)
         terms = self.adversary.discriminator_terms(self.discriminator, batch["target"], fake, batch)
-        if self.projection:
-            terms["projected"] = self.projection.discriminator_loss(batch["target"], fake, batch, self.adversary)
-        return terms
+        return terms | self.adversary.projected_terms(batch["target"], fake, batch)
 
     def generator_terms(self, batch: Batch) -> Terms:
         """Fool the discriminator, and let each patch of the output resemble its own source patch."""
@@ -157,9 +145,7 @@ class CUT(Method):
         fool = self.adversary.generator_loss(self.discriminator, fake, batch)
         share = self.nce / 2 if self.identity else self.nce
         terms = {"fool": self.gan * fool, "nce": share * self._contrast(batch, "source", fake)}
-        if self.projection:
-            fool = self.projection.generator_loss(fake, batch, self.adversary)
-            terms["fool_projected"] = self.projected * fool
+        terms |= self.adversary.fool_projected(fake, batch)
         if self.identity:
             terms["nce_identity"] = share * self._contrast(batch, "target", batch["identity"])
         if self.identity_l1:

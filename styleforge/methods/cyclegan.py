@@ -73,9 +73,10 @@ class CycleGAN(Method):
 
     def players(self) -> list[Player]:  # noqa: D102
         generators = (self.to_target, self.to_source)
+        judges = (self.target_discriminator, *self.adversary.heads)
         return [
             Player("generator", generators, self.generator_terms, self.lr),
-            self.adversary.player("target_d", (self.target_discriminator,), self.target_terms, self.lr),
+            self.adversary.player("target_d", judges, self.target_terms, self.lr),
             self.adversary.player("source_d", (self.source_discriminator,), self.source_terms, self.lr),
         ]
 
@@ -90,6 +91,7 @@ class CycleGAN(Method):
             "cycle_source": self.cycle * F.l1_loss(self.to_source(fake_target), source),
             "cycle_target": self.cycle * F.l1_loss(self.to_target(fake_source), target),
         }
+        terms |= self.adversary.fool_projected(fake_target, batch)
         if self.identity:
             weight = self.cycle * self.identity
             terms["identity_target"] = weight * F.l1_loss(self.to_target(target), target)
@@ -100,7 +102,8 @@ class CycleGAN(Method):
         """Tell target pictures from fakes, some of them older."""
         fakes = self._fakes(batch, "fake_target", self.to_target, "source")
         fakes = self.target_history(fakes, batch.generator("target history"))
-        return self.adversary.discriminator_terms(self.target_discriminator, batch["target"], fakes, batch)
+        terms = self.adversary.discriminator_terms(self.target_discriminator, batch["target"], fakes, batch)
+        return terms | self.adversary.projected_terms(batch["target"], fakes, batch)
 
     def source_terms(self, batch: Batch) -> Terms:
         """Tell source pictures from fakes, some of them older."""

@@ -7,13 +7,12 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from ..configs import Options, Range, Weight, Width
+from ..configs import Options, Range, Width
 from ..hub import PretrainedMixin
 from ..losses import Adversarial
 from ..models import DCGANDiscriminator, DCGANGenerator
 from ..models.dcgan import Kind, Size, Statistics
 from .base import Adversary, Batch, Method, Player, Terms
-from .projected import ProjectedDiscriminator
 
 
 class DCGAN(Method):
@@ -30,11 +29,6 @@ class DCGAN(Method):
         statistics: see there.
         discriminator_width: base channels of the discriminator.
         discriminator_dropout: while training; see :class:`~styleforge.models.DCGANDiscriminator`.
-        projected: weight of fooling a second discriminator too, one that looks through a frozen network, see
-            :class:`~styleforge.methods.projected.ProjectedDiscriminator`. Not in the paper; for few pictures and little
-            time.
-        features: that network: "vgg19" from the Hub, or a local file; see :func:`styleforge.features.read`. Do not
-            measure what comes out by the same one.
         lr: learning rate of the generator.
         adversarial: see :func:`~styleforge.losses.discriminator_loss`; "wgan" wants penalty "wgan-gp" and n_critic 5.
         augment: differentiable augmentation of all that the discriminator sees: "color", "translation" and "cutout"
@@ -43,7 +37,6 @@ class DCGAN(Method):
     """
 
     data = "images"
-    joins = ("projection.",)
     batch_size = 32
     paper = "https://arxiv.org/abs/1511.06434"
 
@@ -57,8 +50,6 @@ class DCGAN(Method):
         statistics: Statistics = "running",
         discriminator_width: Width = 64,
         discriminator_dropout: Annotated[float, Range(0, 0.9)] = 0.3,
-        projected: Weight = 0.0,
-        features: str = "vgg19",
         lr: Annotated[float, Range(0, 1)] = 2e-4,
         adversarial: Adversarial = "vanilla",
         augment: str = "color,translation,cutout",
@@ -74,11 +65,10 @@ class DCGAN(Method):
             dropout=discriminator_dropout,
             **{"norm": "batch" if self.adversary.penalty == "none" else "none", **self.adversary.discriminator_options},
         )
-        self.projected, self.projection = projected, ProjectedDiscriminator(features) if projected else None
 
     def players(self) -> list[Player]:  # noqa: D102
         # The discriminator first, as in the reference: the generator then meets its newest opinion.
-        judges = (self.discriminator, self.projection.heads) if self.projection else (self.discriminator,)
+        judges = (self.discriminator, *self.adversary.heads)
         return [
             self.adversary.player("d", judges, self.discriminator_terms, self.lr),
             Player("generator", (self.generator,), self.generator_terms, self.lr),
@@ -88,17 +78,13 @@ class DCGAN(Method):
         """Tell pictures from fakes, each in a batch of its own, for the sake of batch norm."""
         real, fake = batch["target"], self._fake(batch)
         terms = self.adversary.discriminator_terms(self.discriminator, real, fake, batch)
-        if self.projection:
-            terms["projected"] = self.projection.discriminator_loss(real, fake, batch, self.adversary)
-        return terms
+        return terms | self.adversary.projected_terms(real, fake, batch)
 
     def generator_terms(self, batch: Batch) -> Terms:
         """Fool the discriminator."""
         fake = self._fake(batch)
         terms = {"fool": self.adversary.generator_loss(self.discriminator, fake, batch)}
-        if self.projection:
-            terms["fool_projected"] = self.projected * self.projection.generator_loss(fake, batch, self.adversary)
-        return terms
+        return terms | self.adversary.fool_projected(fake, batch)
 
     def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
         return {"": self.generator}

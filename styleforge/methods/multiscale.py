@@ -80,7 +80,11 @@ class MultiScale(Method):
     ) -> None:
         super().__init__()
         self.adversary = Adversary(
-            adversarial=adversarial, spectral_norm=spectral_norm, discriminator_lr=discriminator_lr, **adversary
+            adversarial=adversarial,
+            spectral_norm=spectral_norm,
+            discriminator_lr=discriminator_lr,
+            features=features,
+            **adversary,
         )
         self.gan, self.frequency, self.content, self.style, self.lr = gan, frequency, content, style, lr
         self.distance = {"l1": F.l1_loss, "l2": F.mse_loss}[reconstruction]
@@ -99,7 +103,7 @@ class MultiScale(Method):
 
     def players(self) -> list[Player]:  # noqa: D102
         return [
-            self.adversary.player("d", (self.discriminators,), self.discriminator_terms, self.lr),
+            self.adversary.player("d", (self.discriminators, *self.adversary.heads), self.discriminator_terms, self.lr),
             Player("generator", (self.generator,), self.generator_terms, self.lr),
         ]
 
@@ -110,7 +114,7 @@ class MultiScale(Method):
         terms: Terms = {}
         for scale, (judge, real, fake) in enumerate(zip(self.discriminators, reals, fakes, strict=True)):
             terms |= self.adversary.discriminator_terms(judge, real, fake, batch, f"scale{scale}")
-        return terms
+        return terms | self.adversary.projected_terms(batch["target"], fakes[0], batch)
 
     def generator_terms(self, batch: Batch) -> Terms:
         """Fool the discriminator of every scale, and leave things where they are."""
@@ -125,6 +129,7 @@ class MultiScale(Method):
             "fool": self.gan * torch.stack(fooled).mean(),
             "reconstruction": self.reconstruction * torch.stack([self.distance(*pair) for pair in pairs]).mean(),
         }
+        terms |= self.adversary.fool_projected(fakes[0], batch)
         if self.frequency:
             hard = torch.stack([focal_frequency_loss(*pair) for pair in pairs])
             terms["frequency"] = self.frequency * hard.mean()

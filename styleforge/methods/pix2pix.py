@@ -70,7 +70,7 @@ class Pix2Pix(Method):
     def players(self) -> list[Player]:  # noqa: D102
         # The discriminator first, as in the reference: the generator then meets its newest opinion.
         return [
-            self.adversary.player("d", (self.discriminator,), self.discriminator_terms, self.lr),
+            self.adversary.player("d", (self.discriminator, *self.adversary.heads), self.discriminator_terms, self.lr),
             Player("generator", (self.generator,), self.generator_terms, self.lr),
         ]
 
@@ -78,16 +78,18 @@ class Pix2Pix(Method):
         """Tell (source, target) from (source, fake)."""
         source = batch["source"]
         real, fake = torch.cat([source, batch["target"]], 1), torch.cat([source, self._fake(batch)], 1)
-        return self.adversary.discriminator_terms(self.discriminator, real, fake, batch)
+        terms = self.adversary.discriminator_terms(self.discriminator, real, fake, batch)
+        return terms | self.adversary.projected_terms(batch["target"], self._fake(batch), batch)
 
     def generator_terms(self, batch: Batch) -> Terms:
         """Pass as the target, and be near it."""
         fake = self._fake(batch)
         pair = torch.cat([batch["source"], fake], 1)
-        return {
+        terms = {
             "fool": self.adversary.generator_loss(self.discriminator, pair, batch),
             "l1": self.l1 * F.l1_loss(fake, batch["target"]),
         }
+        return terms | self.adversary.fool_projected(fake, batch)
 
     def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
         return {"": self.generator}

@@ -8,9 +8,7 @@ from torch import Tensor, nn
 
 from .. import features as feature_networks
 from ..errors import ConfigError
-from ..losses import discriminator_loss, generator_loss
 from ..precision import full
-from .base import Adversary, Batch
 
 LAYERS = ("relu2_1", "relu3_1", "relu4_1", "relu5_1")
 WIDTH = 64
@@ -62,25 +60,6 @@ class ProjectedDiscriminator(nn.Module):
         seen = self.features(image, LAYERS)
         scaled = {layer: F.normalize(full(x), dim=1) * x.shape[1] ** 0.5 for layer, x in seen.items()}
         return [GAIN * head(scaled[layer]) for layer, head in self.heads.items()]
-
-    def discriminator_loss(self, real: Tensor, fake: Tensor, batch: Batch, adversary: Adversary) -> Tensor:
-        """Hinge loss of telling pictures from fakes, whose graph is cut; the layers are added up.
-
-        Args:
-            real: (B, 3, H, W) in [-1, 1].
-            fake: the same.
-            batch: of this turn.
-            adversary: by which pictures are augmented for the other discriminator, and for this one.
-        """
-        real = adversary.seen(real, batch, "projected real")
-        fake = adversary.seen(fake.detach(), batch, "projected fake")
-        return sum(discriminator_loss(r, f, "hinge") for r, f in zip(self(real), self(fake), strict=True))
-
-    def generator_loss(self, fake: Tensor, batch: Batch, adversary: Adversary) -> Tensor:
-        """How far fakes are from passing as real, the mean over the layers; arguments as above."""
-        seen = adversary.seen(fake, batch, "projected generator")
-        logits = self.moved(seen, batch.generator("projected"))
-        return sum(generator_loss(x, "hinge") for x in logits) / len(LAYERS)
 
     def moved(self, image: Tensor, generator: torch.Generator) -> list[Tensor]:
         """The same of a picture whose first rows and columns are cut off at random.

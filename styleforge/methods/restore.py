@@ -74,7 +74,8 @@ class Restore(Method):
     def players(self) -> list[Player]:  # noqa: D102
         players = [Player("generator", (self.generator,), self.generator_terms, self.lr, (0.9, 0.999))]
         if self.gan:
-            judge = self.adversary.player("d", (self.discriminator,), self.discriminator_terms, self.lr)
+            judges = (self.discriminator, *self.adversary.heads)
+            judge = self.adversary.player("d", judges, self.discriminator_terms, self.lr)
             players.insert(0, judge)  # as in pix2pix: the generator then meets its newest opinion
         return players
 
@@ -82,7 +83,8 @@ class Restore(Method):
         """Tell (damaged, clean) from (damaged, restored)."""
         source = batch["source"]
         real, fake = torch.cat([source, batch["target"]], 1), torch.cat([source, self._fake(batch)], 1)
-        return self.adversary.discriminator_terms(self.discriminator, real, fake, batch)
+        terms = self.adversary.discriminator_terms(self.discriminator, real, fake, batch)
+        return terms | self.adversary.projected_terms(batch["target"], self._fake(batch), batch)
 
     def generator_terms(self, batch: Batch) -> Terms:
         """Be near the undamaged picture, and pass as it."""
@@ -93,6 +95,7 @@ class Restore(Method):
         if self.gan:
             pair = torch.cat([batch["source"], fake], 1)
             terms["fool"] = self.gan * self.adversary.generator_loss(self.discriminator, pair, batch)
+            terms |= self.adversary.fool_projected(fake, batch)
         return terms
 
     def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102

@@ -14,7 +14,6 @@ from ..losses import Adversarial, path_length
 from ..models import StyleGAN2Discriminator, StyleGAN2Generator
 from ..models.stylegan2 import Size
 from .base import Adversary, Batch, Method, Player, Terms
-from .projected import ProjectedDiscriminator
 
 HEADS_RATE = 0.1  # of the learning rate: unlike StyleGAN2's layers those of the projected discriminator are not scaled
 
@@ -44,17 +43,11 @@ class StyleGAN2(Method):
             because our loss of the discriminator is half of StyleGAN's.
         penalty_every: turns between two penalties, each weighted so many times more.
         augment: of all that the discriminator sees; "" for none, which takes ten thousands of pictures.
-        projected: weight of fooling a second discriminator too, one that looks through a frozen network, see
-            :class:`~styleforge.methods.projected.ProjectedDiscriminator`. Not in the paper; for few pictures and little
-            time.
-        features: that network: "vgg19" from the Hub, or a local file; see :func:`styleforge.features.read`. Do not
-            measure what comes out by the same one.
         lr: learning rate of the generator.
         adversary: how the discriminator is trained, see :class:`~styleforge.methods.base.Adversary`.
     """
 
     data = "images"
-    joins = ("projection.",)
     batch_size = 16
     paper = "https://arxiv.org/abs/1912.04958"
     path_mean: Tensor
@@ -78,8 +71,6 @@ class StyleGAN2(Method):
         penalty_weight: Weight | None = None,
         penalty_every: Annotated[int, Range(1, 1000)] = 16,
         augment: str = "color,translation,cutout",
-        projected: Weight = 0.0,
-        features: str = "vgg19",
         lr: Annotated[float, Range(0, 1)] = 2e-3,
         **adversary: Annotated[Any, Options(Adversary)],
     ) -> None:
@@ -111,14 +102,11 @@ class StyleGAN2(Method):
             size=size, width=discriminator_width, max_width=max_width, group=group
         )
         self.register_buffer("path_mean", torch.zeros(()))
-        self.projected, self.projection = projected, ProjectedDiscriminator(features) if projected else None
 
     def players(self) -> list[Player]:  # noqa: D102
         betas = (0.0, 0.99)
-        judges, groups = (self.discriminator,), None
-        if self.projection:
-            judges = self.discriminator, self.projection.heads
-            groups = tuple((tuple(net.parameters()), rate) for net, rate in zip(judges, (1.0, HEADS_RATE), strict=True))
+        judges = (self.discriminator, *self.adversary.heads)
+        groups = tuple((tuple(n.parameters()), 1.0 if n is self.discriminator else HEADS_RATE) for n in judges)
         return [
             self.adversary.player("d", judges, self.discriminator_terms, self.lr, betas=betas, groups=groups),
             Player("generator", (self.generator,), self.generator_terms, self.lr, betas),
@@ -130,16 +118,13 @@ class StyleGAN2(Method):
         if self.r1_by_size:
             self.adversary.penalty_weight = 1e-4 * real[0, 0].numel() / len(real)
         terms = self.adversary.discriminator_terms(self.discriminator, real, fake, batch)
-        if self.projection:
-            terms["projected"] = self.projection.discriminator_loss(real, fake, batch, self.adversary)
-        return terms
+        return terms | self.adversary.projected_terms(real, fake, batch)
 
     def generator_terms(self, batch: Batch) -> Terms:
         """Fool the discriminator, and now and then even out the way between styles."""
         fake = self._fake(batch)
         terms = {"fool": self.adversary.generator_loss(self.discriminator, fake, batch)}
-        if self.projection:
-            terms["fool_projected"] = self.projected * self.projection.generator_loss(fake, batch, self.adversary)
+        terms |= self.adversary.fool_projected(fake, batch)
         step = batch.turn // self.adversary.n_critic
         if self.path_length and step % self.path_every == 0:
             terms["path_length"] = self.path_length * self.path_every * self._path_length(batch)

@@ -80,7 +80,7 @@ class UGATIT(Method):
         super().__init__()
         self.gan, self.cycle, self.identity, self.cam = gan, cycle, identity, cam
         self.style, self.style_kind, self.lr, self.weight_decay = style, style_kind, lr, weight_decay
-        self.adversary = Adversary(spectral_norm=spectral_norm, **adversary)
+        self.adversary = Adversary(spectral_norm=spectral_norm, features=features, **adversary)
         self.features = feature_networks.load(features, last=STYLE_LAYERS[-1]) if style else None
         # By the domain whose pictures they make, and judge.
         self.generators = nn.ModuleDict(
@@ -101,7 +101,7 @@ class UGATIT(Method):
 
     def players(self) -> list[Player]:  # noqa: D102
         generators, decay = tuple(self.generators.values()), self.weight_decay
-        discriminators = tuple(self.discriminators.values())
+        discriminators = (*self.discriminators.values(), *self.adversary.heads)
         # The discriminators first, as in the reference.
         return [
             self.adversary.player("d", discriminators, self.discriminator_terms, self.lr, weight_decay=decay),
@@ -117,7 +117,7 @@ class UGATIT(Method):
             found = self.adversary.discriminator_terms(_judge(discriminator), real, fake, batch, name)
             # The paper adds up what our loss takes the mean of. Adam alone would not notice, weight decay does.
             terms |= {term: 2 * loss for term, loss in found.items()}
-        return terms
+        return terms | self.adversary.projected_terms(batch["target"], self._translated(batch, "target")[0], batch)
 
     def generator_terms(self, batch: Batch) -> Terms:
         """Fool the discriminators, get the pictures back, and know both domains apart."""
@@ -137,7 +137,7 @@ class UGATIT(Method):
             with torch.no_grad():
                 wanted = self.features(batch["target"], STYLE_LAYERS)
             terms["style"] = self.style * style_perceptual(seen, wanted, self.style_kind)
-        return terms
+        return terms | self.adversary.fool_projected(self._translated(batch, "target")[0], batch)
 
     def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
         return {"": self.generators["target"], "reverse": self.generators["source"]}
