@@ -97,7 +97,11 @@ def build(name: str, style: dict[str, Any], run: Path) -> None:
 
 
 def asked(measured: dict[str, Any], crops: Path) -> dict[str, Any]:
-    """What `evaluate` is called with; one painting is compared with as its crops, and what was learnt is left out."""
+    """What `evaluate` is called with.
+
+    A `painting` is compared with as twelve crops; what is listed in `learnt` is left out of the target; and of
+    `quarters`, source and target are cut into four: a texture is a part of a painting.
+    """
     if painting := measured.pop("painting", None):
         whole = Image.open(SHARED / "data" / painting).convert("RGB")
         side = whole.height // 2
@@ -111,8 +115,23 @@ def asked(measured: dict[str, Any], crops: Path) -> dict[str, Any]:
             if file.name not in learnt:
                 (crops / file.name).symlink_to(file.resolve())
         measured["target"] = crops  # an absolute place
+    if measured.pop("quarters", False):
+        for key in ("source", "target"):
+            quarter(SHARED / "data" / measured[key], crops / key)
+            measured[key] = crops / key
     places = {key: SHARED / "data" / measured[key] for key in ("source", "target") if key in measured}
     return {**measured, **places}
+
+
+def quarter(folder: Path, output: Path) -> None:
+    """Write the four quarters of each picture."""
+    output.mkdir()
+    for file in sorted(folder.iterdir()):
+        whole = Image.open(file).convert("RGB")
+        width, height = whole.width // 2, whole.height // 2
+        for x, y in ((0, 0), (1, 0), (0, 1), (1, 1)):
+            part = whole.crop((x * width, y * height, (x + 1) * width, (y + 1) * height))
+            part.save(output / f"{file.stem}-{x}{y}.png")
 
 
 def write_card(name: str, style: dict[str, Any], run: Path) -> None:

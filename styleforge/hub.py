@@ -55,6 +55,8 @@ class Capabilities:
         value_range: of input and output pixels.
         output: "image", or "logits" for discriminators.
         strength: `forward` has an argument `strength` in [0, 1] and blends features itself.
+        grain: from noise: `forward` has an argument `noises` for what differs between pictures of one style code, and
+            the model a method `fresh_noises`.
         styles: how many learnt styles there are to choose from; `forward` then takes `weights` (B, styles).
     """
 
@@ -65,6 +67,7 @@ class Capabilities:
     value_range: tuple[float, float] = (-1.0, 1.0)
     output: Literal["image", "logits"] = "image"
     strength: bool = False
+    grain: bool = False
     styles: int = 1
 
 

@@ -207,18 +207,30 @@ class StylePipeline:
         return _finish(styled, picture.alpha, output_type)
 
     @torch.inference_mode()
-    def generate(self, num_images: int = 1, *, seed: int = 0, output_type: OutputType = "pil") -> list[Any]:
+    def generate(
+        self,
+        num_images: int = 1,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        grain: Literal["fresh", "kept"] = "fresh",
+        output_type: OutputType = "pil",
+    ) -> list[Any]:
         """Make new pictures from noise.
 
         Args:
             num_images: how many.
             seed: the same seed makes the same pictures; a longer list begins with those of a shorter one.
+            first: leave out so many that come before.
+            grain: of networks that have some (StyleGAN2): "fresh" for each picture, or the one that the network keeps,
+                with which `styleforge invert` finds codes: all strokes then fall on the same places.
             output_type: as for calling the pipeline.
 
         Raises:
             ConfigError: this network starts from pictures.
         """
         _check_choice("output_type", output_type, OutputType)
+        _check_choice("grain", grain, Literal["fresh", "kept"])
         if self.model.capabilities.inputs != ("noise",):
             raise ConfigError(
                 "This network styles pictures and makes none from noise",
@@ -226,9 +238,11 @@ class StylePipeline:
                 todo="Call pipe(image), or `styleforge stylize`.",
             )
         size, pictures = self.model.config["noise_size"], []
-        for number in range(num_images):
+        fresh = self.model.capabilities.grain and grain == "fresh"
+        for number in range(first, first + num_images):
             noise = torch.randn(1, size, generator=rng.generator(seed, "noise", number))
-            picture = self.model(noise.to(self.device, self.dtype)).expand(-1, 3, -1, -1)
+            more = {"noises": self.model.fresh_noises(1, rng.generator(seed, "grain", number))} if fresh else {}
+            picture = self.model(noise.to(self.device, self.dtype), **more).expand(-1, 3, -1, -1)
             pictures.append(_finish(picture, None, output_type))
         return pictures
 

@@ -17,6 +17,7 @@ from styleforge.models import (
     StyleGAN2Generator,
     TransformerNet,
 )
+from styleforge.rng import generator
 
 
 def picture(width, height, seed=0):
@@ -152,6 +153,24 @@ def test_pictures_from_noise_depend_on_the_seed_only(noisy):
     assert array.shape == (64, 64, 3) and np.abs(array * 255 - np.array(two[0])).max() <= 0.501
 
 
+def test_grain_is_fresh_in_each_picture_or_the_one_that_the_network_keeps():
+    torch.manual_seed(0)
+    model = StyleGAN2Generator(size=16, width=2, noise_size=8, style_size=8, mapping_layers=2).eval()
+    for conv in model.convs:
+        torch.nn.init.ones_(conv.noise_weight)
+    pipe = StylePipeline(model)
+    fresh, kept = (pipe.generate(3, seed=1, grain=grain, output_type="pt") for grain in ("fresh", "kept"))
+    noise = torch.randn(1, 8, generator=generator(1, "noise", 1))
+    assert torch.allclose(kept[1] * 2 - 1, model(noise)[0], atol=1e-6)
+    assert not torch.allclose(fresh[1], kept[1], atol=1e-2)
+    assert torch.equal(fresh[1], pipe.generate(1, seed=1, first=1, output_type="pt")[0])
+    with torch.inference_mode():
+        grains = [model(noise, noises=model.fresh_noises(1, generator(1, "grain", n))) for n in (1, 2)]
+    assert torch.allclose(fresh[1] * 2 - 1, grains[0][0], atol=1e-6) and not torch.allclose(*grains, atol=1e-2)
+    with pytest.raises(ConfigError, match="'fresh', 'kept'"):
+        pipe.generate(1, grain="none")
+
+
 def test_each_network_says_how_it_is_used(noisy, several):
     with pytest.raises(ConfigError, match=r"pipe\.generate"):
         noisy(picture(8, 8))
@@ -207,7 +226,7 @@ def test_two_pictures_are_inverted_and_mixed(tmp_path):
     generator = StyleGAN2Generator(size=16, width=2, noise_size=8, style_size=8, mapping_layers=2).eval()
     generator.save_pretrained(tmp_path / "style")
     for name, seed in (("a", 1), ("b", 2)):
-        StylePipeline(generator).generate(1, seed=seed)[0].save(tmp_path / f"{name}.png")
+        StylePipeline(generator).generate(1, seed=seed, grain="kept")[0].save(tmp_path / f"{name}.png")
     pictures = [str(tmp_path / f"{name}.png") for name in "ab"]
     options = ["--style", str(tmp_path / "style"), "-o", str(tmp_path / "out"), "--steps", "40", "--device", "cpu"]
     result = CliRunner().invoke(cli.cli, ["invert", *pictures, *options, "--from-scale", "8", "--between", "3"])

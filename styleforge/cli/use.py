@@ -196,11 +196,18 @@ def video(source: Path, target: Path, reference: tuple[str, ...], **options: Any
 @output_option("Folder for the pictures.")
 @click.option("--count", "-n", type=click.IntRange(1), default=8, show_default=True, help="How many pictures.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed makes the same pictures.")
-def generate(output: Path, count: int, seed: int, **options: Any) -> None:
+@click.option(
+    "--grain",
+    type=click.Choice(["fresh", "kept"]),
+    default="fresh",
+    show_default=True,
+    help="Of StyleGAN2: strokes that fall elsewhere in each picture, or those that the network keeps (for `invert`).",
+)
+def generate(output: Path, count: int, seed: int, grain: Literal["fresh", "kept"], **options: Any) -> None:
     """Make new pictures from noise, with a style that starts from noise."""
     from .. import images
 
-    for number, picture in enumerate(_load(options).generate(count, seed=seed)):
+    for number, picture in enumerate(_load(options).generate(count, seed=seed, grain=grain)):
         click.echo(images.save(picture, output / f"{seed}-{number:04d}.png"))
 
 

@@ -136,14 +136,11 @@ def load(given: Given, device: torch.device) -> StylePipeline | Path:
 def _by_style(pipe: StylePipeline, size: int) -> Maker:
     can = pipe.model.capabilities
 
-    @torch.inference_mode()
     def from_noise(draw: Draw) -> Tensor:
-        noise = torch.randn(
-            1, pipe.model.config["noise_size"], generator=rng.generator(draw.seed, "noise", draw.number)
-        )
-        made = pipe.model(noise.to(pipe.device, pipe.dtype)).float().cpu().expand(-1, 3, -1, -1)
-        return images.square(images.read(_unit(made)), size)
+        (made,) = pipe.generate(1, seed=draw.seed, first=draw.number, output_type="pt")
+        return images.square(images.read(made), size)
 
+    @torch.inference_mode()
     def styled(draw: Draw) -> Tensor:
         options = {"style": _unit(draw.target)} if "style" in can.inputs else {}
         return pipe(_unit(draw.photo), output_type="pt", **options)[None] * 2 - 1

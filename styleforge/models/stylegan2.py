@@ -183,7 +183,7 @@ class StyleGAN2Generator(PretrainedMixin, pipeline_tag="unconditional-image-gene
         mapping_layers: layers from noise to code; for few pictures 2 are enough.
     """
 
-    capabilities = Capabilities(inputs=("noise",))
+    capabilities = Capabilities(inputs=("noise",), grain=True)
     w_mean: Tensor
 
     def __init__(
@@ -225,17 +225,18 @@ class StyleGAN2Generator(PretrainedMixin, pipeline_tag="unconditional-image-gene
         """How many style codes a picture has: 2 for 4 px, and 2 more each time its side doubles."""
         return len(self.convs) + 1
 
-    def forward(self, noise: Tensor, truncation: float = 1.0) -> Tensor:
+    def forward(self, noise: Tensor, truncation: float = 1.0, noises: Sequence[Tensor] | None = None) -> Tensor:
         """Make pictures.
 
         Args:
             noise: (B, noise_size) from N(0, 1).
             truncation: below 1 draws the codes to their mean: fewer odd pictures, less variety.
+            noises: where strokes and hairs fall, see :meth:`synthesize`.
 
         Returns:
             (B, 3, size, size) in [-1, 1].
         """
-        return self.synthesize(self.codes(noise, truncation)).clamp(-1, 1)
+        return self.synthesize(self.codes(noise, truncation), noises).clamp(-1, 1)
 
     def codes(self, noise: Tensor, truncation: float = 1.0) -> Tensor:
         """Noise (B, noise_size) to style codes (B, layers, style_size); in training their mean is followed."""
