@@ -108,3 +108,8 @@ def test_with_a_discriminator_there_are_two_players():
     batch = Batch(method.prepare({"target": torch.rand(2, 3, 32, 32) * 2 - 1}, rng.generator(0)), 0, 0, 0)
     judged, made = (player.loss(batch) for player in method.players())
     assert judged.keys() == {"real_fake"} and made.keys() == {"l1", "frequency", "fool"}
+
+
+def test_a_projected_discriminator_needs_another_one():
+    with pytest.raises(ConfigError, match=r"projected = 1 without gan.*--gan 1"):
+        methods.build("restore", {"width": 4, "projected": 1.0, "features": "random-16x"})

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..configs import Options, Range, Weight, Width
 from ..damage import check_kinds, damage
+from ..errors import ConfigError
 from ..hub import PretrainedMixin
 from ..losses import focal_frequency_loss
 from ..models import PatchDiscriminator, RestorationUNet
@@ -59,6 +60,12 @@ class Restore(Method):
         self.kinds, self.l1, self.frequency, self.gan, self.lr = tuple(kinds), l1, frequency, gan, lr
         self.generator = RestorationUNet(width=width, levels=levels, blocks=blocks)
         self.adversary = Adversary(**adversary)
+        if self.adversary.projected and not gan:
+            raise ConfigError(
+                "There is no discriminator that another could join",
+                found=f"projected = {self.adversary.projected:g} without gan",
+                todo="Give gan as well (--gan 1), or leave out projected.",
+            )
         if gan:
             self.discriminator = PatchDiscriminator(
                 in_channels=6,
