@@ -6,9 +6,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
-from styleforge import StylePipeline, engine
+from styleforge import StylePipeline, cli, engine
 from styleforge.errors import ConfigError
 from styleforge.models import MicroASTGenerator, MiniGenerator
 
@@ -105,3 +106,15 @@ def test_networks_that_take_a_style_are_not_compiled(photo):
     pipe = StylePipeline(MicroASTGenerator(width=4), compile=True)
     with pytest.warns(UserWarning, match="takes more than a picture"):
         pipe(photo, style=photo)
+
+
+@pytest.mark.parametrize("command", ["stylize", "batch"])
+def test_the_command_line_compiles_when_asked(photo, tmp_path, monkeypatch, command):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda model, **options: asked.append(model) or model)
+    small().save_pretrained(tmp_path / "style")
+    photo.save(tmp_path / "photo.png")
+    base = [command, str(tmp_path / "photo.png"), "--style", str(tmp_path / "style"), "--device", "cpu", "-o"]
+    assert CliRunner().invoke(cli.cli, [*base, str(tmp_path / "plain")]).exit_code == 0 and not asked
+    assert CliRunner().invoke(cli.cli, [*base, str(tmp_path / "compiled"), "--compile"]).exit_code == 0
+    assert len(asked) == 1

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Ink drawings to photographs; 9 minutes on 2 CPU cores.
+# Ink drawings to photographs; 25 minutes on one core with AVX512-BF16. A discriminator that looks through a frozen VGG-19
+# knows photographs from the first step on.
 . "$(dirname "$0")/common.bash"
 pairs="$data/edges2photo"
-train pix2pix --source "$pairs/trainA" --target "$pairs/trainB" --test-source "$pairs/testA" --test-target "$pairs/testB" \
-    --size 128 --zoom 1.0,1.5 --batch-size 8 --generator unet --width 48 --downs 6 --discriminator-width 48 \
-    --steps 2000 --decay 0.5 --ema 0.99 --judge-every 500 --save-every 250 --output "$runs/drawing-to-photo" "$@"
+train pix2pix --source "$pairs/trainA" --target "$pairs/trainB" --size 128 --zoom 1.0,1.5 --batch-size 4 \
+    --generator resnet --norm instance --no-dropout --width 32 --blocks 6 --discriminator-width 32 \
+    --discriminator-layers 2 --l1 20 --projected 1 --features "$vgg" --steps 1300 --decay 0.5 --ema 0.99 \
+    --judge-every 0 --save-every 100 --output "$runs/drawing-to-photo" "$@"
