@@ -172,16 +172,27 @@ def gallery() -> None:
     """Draw `model_cards/gallery.jpg`."""
     styles = zoo()
     tiles, ratio = [], photo().width / photo().height
-    for name in styles:
+    for name, style in styles.items():
+        if style.get("noise"):
+            tiles.append(mosaic(pipeline(name).generate(6, seed=3, first=6)))
+            continue
         strip = Image.open(CARDS / name / "samples" / "before-after.jpg")
         last = strip.width - round(strip.height * ratio)
         tiles.append(ImageOps.fit(strip.crop((last, 0, strip.width, strip.height)), (384, 256)))
     tiles.insert(0, ImageOps.fit(photo(), (384, 256)))
-    columns = 4
+    columns = 3
     sheet = Image.new("RGB", (columns * 390 - 6, -(-len(tiles) // columns) * 262 - 6), "white")
     for number, tile in enumerate(tiles):
         sheet.paste(tile, ((number % columns) * 390, (number // columns) * 262))
     sheet.save(CARDS / "gallery.jpg", quality=86)
+
+
+def mosaic(made: list[Image.Image]) -> Image.Image:
+    """Two rows of three pictures."""
+    tile = Image.new("RGB", (384, 256))
+    for number, picture in enumerate(made):
+        tile.paste(picture.resize((128, 128)), (number % 3 * 128, number // 3 * 128))
+    return tile
 
 
 def table() -> None:
