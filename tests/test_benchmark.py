@@ -73,7 +73,9 @@ def test_sides_take_turns_in_processes_of_their_own(capsys):
     assert all(seconds > 0 for row in found["families"] for seconds in row["seconds"].values())
 
 
-def test_no_turn_begins_after_the_limit():
+@pytest.mark.parametrize(("quick", "again"), [(0.0, "ab"), (9.0, "aabb")])
+def test_no_turn_begins_after_the_limit_and_what_is_quick_warms_up(monkeypatch, quick, again):
+    monkeypatch.setattr(benchmark, "QUICK", quick)
     turns = []
     seconds = benchmark.in_turns({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, 3, limit=0)
-    assert turns == ["a", "b"] * 2 and seconds.keys() == {"a", "b"}
+    assert "".join(turns) == "ab" + again and seconds.keys() == {"a", "b"}
