@@ -48,7 +48,6 @@ from styleforge.methods.base import Batch
 from styleforge.precision import Precision, bf16_is_fast
 from styleforge.train import play
 
-
 QUICK = 0.1  # seconds
 
 
