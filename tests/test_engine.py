@@ -1,5 +1,6 @@
 """Fast, and in tiles: the same pictures as eager float32 and as the whole."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -338,3 +339,11 @@ def test_norms_of_large_maps_are_exact(dtype, most):
     exact = F.instance_norm(features.double().contiguous())
     with accelerate(nn.Conv2d(1, 1, 1), enabled=dtype == torch.bfloat16):
         assert (F.instance_norm(features).double() - exact).abs().max() < most
+
+
+def test_large_tensors_lie_in_large_pages_unless_somebody_says_otherwise():
+    show = "import styleforge, os; print(os.environ['THP_MEM_ALLOC_ENABLE'])"
+    for given, expected in (({}, "1"), ({"THP_MEM_ALLOC_ENABLE": "0"}, "0")):
+        environment = {key: value for key, value in os.environ.items() if key != "THP_MEM_ALLOC_ENABLE"} | given
+        made = subprocess.run([sys.executable, "-c", show], env=environment, capture_output=True, text=True, check=True)
+        assert made.stdout.strip() == expected
