@@ -285,9 +285,11 @@ def elsewhere(make: Callable[..., dict[str, Callable[[], object]]], *arguments: 
     """The sides that `make` gives, in a process of their own: our engine keeps freed memory, which helps all in it."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    os.environ["THP_MEM_ALLOC_ENABLE"] = str(int(make is our_sides))  # ours are the large pages, too
     process = context.Process(target=serve, args=(there, make, arguments), daemon=True)
+    pages = os.environ["THP_MEM_ALLOC_ENABLE"]
+    os.environ["THP_MEM_ALLOC_ENABLE"] = pages if make is our_sides else "0"  # ours are the large pages, too
     process.start()
+    os.environ["THP_MEM_ALLOC_ENABLE"] = pages
     there.close()  # so that we hear of its end
 
     def ask(side: str) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from styleforge import StylePipeline, cli, engine
 from styleforge.errors import ConfigError
-from styleforge.models import MicroASTGenerator, MiniGenerator
+from styleforge.models import MicroASTGenerator, MiniGenerator, TransformerNet
 
 
 @pytest.fixture
@@ -100,6 +100,30 @@ def test_only_some_sizes_are_compiled_for_and_no_tiles_and_no_films(photo, monke
         pipe.model, image, compiled=pipe._compiled, max_memory=least * 3 // 4, progress=lambda *n: tiles.append(n)
     )
     assert len(tiles) > 1 and not compiled_for
+
+
+def test_networks_with_several_styles_paint_the_one_that_is_asked_for(photo):
+    torch.manual_seed(0)
+    model = TransformerNet(width=4, blocks=0, styles=3)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, 0.0, 0.5)
+    plain, compiled = StylePipeline(model, fast=False), StylePipeline(model, fast=False, compile=True)
+    with pytest.warns(UserWarning, match="takes more than a picture"):
+        made = [compiled(photo, style=number) for number in range(3)]
+    for number, picture in enumerate(made):
+        assert distance(picture, plain(photo, style=number)) == 0
+    assert distance(made[0], made[1]) > 8
+
+
+def test_options_are_never_lost_to_a_compiled_network(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model, **options: lambda image: pytest.fail("options were lost"))
+    compiled = engine.Compiled(MiniGenerator(width=4, blocks=1).eval())
+    model = TransformerNet(width=4, blocks=0, styles=3).eval()
+    image = torch.rand(1, 3, 32, 32) * 2 - 1
+    options = {"weights": torch.tensor([[0.0, 1.0, 0.0]])}
+    with torch.no_grad():
+        made = engine.run(model, image, compiled=compiled, options=options, fast=False)
+        assert torch.allclose(made, model(image, **options), atol=1e-5)
 
 
 def test_networks_that_take_a_style_are_not_compiled(photo):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# painting-textures: patches of impressionist paint out of noise; some 50 minutes on one core with AVX512-BF16. The
+# painting-textures: patches of impressionist paint out of noise; 67 minutes on a core with AVX512-BF16 that it shared. The
 # discriminator that looks through a frozen VGG-19 knows paint from the first step on.
 . "$(dirname "$0")/common.bash"
 train stylegan2 --target "$data/photo2impressionist/trainB" --output "$runs/textures" --size 128 --zoom 1.7,2.0 \

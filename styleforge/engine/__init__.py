@@ -55,7 +55,7 @@ def run(
             free.
         statistics: of tiles; see :func:`styleforge.engine.tiled.run_tiled`.
         fast: compute in bfloat16 where that is faster; see :func:`styleforge.engine.fast.accelerate`.
-        compiled: the same network, for what is computed at once and without a watcher.
+        compiled: the same network, for what is computed at once, without options and without a watcher.
         options: further arguments of the model, the same for all pictures.
         progress: called with how many tiles of how many are done.
 
@@ -67,7 +67,7 @@ def run(
     """
     budget = int(memory.available(image.device) * SHARE) if max_memory is None else max_memory
     whole = image.shape[0] * image.shape[2:].numel() * SURELY <= budget
-    if compiled and whole and not watching():
+    if compiled and whole and not options and not watching():
         made = compiled(image[:, :, :, :], fast=fast)
         if made is not None:
             return painted(made, into)

@@ -28,7 +28,7 @@ class Compiled:
 
     def __init__(self, model: PretrainedMixin) -> None:
         self.problem: str | None = None
-        if model.capabilities.inputs != ("image",):
+        if model.capabilities.inputs != ("image",) or model.capabilities.styles > 1:
             self._give_up(f"{type(model).__name__} takes more than a picture")
         self._sizes: set[tuple[int, ...]] = set()
         self._run = torch.compile(model, dynamic=False)
