@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from styleforge import StylePipeline, engine, images
-from styleforge.engine import accelerate, plan, run_tiled, sums, tiled, trace
+from styleforge.engine import accelerate, plan, run_tiled, sums, tiled, trace, winograd
 from styleforge.errors import ConfigError
 from styleforge.models import (
     MODELS,
@@ -306,6 +306,39 @@ def test_layouts_change_nothing_but_roundings(model, config):
     assert difference(fast, net(image)) <= 2e-5
     for name, weight in net.named_parameters():
         assert torch.equal(weight, weights[name][0]) and weight.stride() == weights[name][1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "padding"),
+    [((1, 8, 9, 13), 5, 0), ((2, 16, 33, 31), 16, 1), ((3, 4, 6, 300), 4, (0, 2)), ((1, 192, 40, 40), 200, 1)],
+)
+@torch.no_grad()
+def test_fewer_multiplications_give_the_same_convolution(shape, count, padding):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(count, shape[1], 3, 3) / (9 * shape[1]) ** 0.5
+    for bias in (torch.randn(count), None):
+        exact = F.conv2d(x.double(), weight.double(), bias if bias is None else bias.double(), padding=padding)
+        made = winograd.conv3x3(x, weight, bias, padding)
+        assert made.dtype == torch.float32 and difference(made, exact) <= 3e-5
+
+
+@pytest.mark.parametrize("half", [True, False])
+@torch.no_grad()
+def test_wide_convolutions_multiply_less_in_float32_only(half, monkeypatch):
+    """Those of 3 x 3 and stride 1 between many channels; all others stay what they are."""
+    monkeypatch.setattr(engine.fast, "bf16_is_fast", lambda device: half)
+    calls, conv = [], winograd.conv3x3
+    monkeypatch.setattr(winograd, "conv3x3", lambda x, *rest: calls.append(x.shape) or conv(x, *rest))
+    net, image = ResnetGenerator(width=48, blocks=2).eval(), picture(128, 160)
+    with accelerate(net):
+        fast = net(image)
+    assert calls == ([] if half else [(1, 192, 34, 42)] * 4)
+    assert half or difference(fast, net(image)) <= 1e-4
+    x, weight, wanted = torch.zeros(1, 192, 32, 32), torch.zeros(192, 192, 3, 3), (1, 0, 1, 1)
+    assert winograd.suits(x, weight, *wanted) and winograd.suits(x, weight, (1, 1), (1, 1), (1, 1), 1)
+    assert not winograd.suits(x, weight, *wanted[:3], 2) and not winograd.suits(x, weight, 2, *wanted[1:])
+    assert not winograd.suits(x, weight, 1, "same", 1, 1) and not winograd.suits(x, weight, 1, 0, (1, 2), 1)
+    assert not winograd.suits(x[..., :31], weight, *wanted) and not winograd.suits(x.double(), weight, *wanted)
 
 
 FAULTS = """
