@@ -306,6 +306,8 @@ class RandomCrop:
         # Crop first and resize the crop: the same picture for a fraction of the work.
         side = min(height, width) / (low + zoom * (high - low))
         left, top = x * (width - side), y * (height - side)
+        if side == self.size:  # taken as it is: interpolation between its pixels would soften the finest detail
+            left, top = round(left), round(top)
         image = Image.fromarray(array).resize(
             (self.size, self.size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
         )

@@ -89,6 +89,15 @@ def test_zoom_sets_how_much_is_seen():
     assert spans[2.0] == pytest.approx(98, abs=6)
 
 
+def test_a_crop_as_large_as_the_result_is_not_interpolated():
+    """Else networks learn pictures whose finest detail is softer than that of those which they are measured by."""
+    noise = np.random.default_rng(0).integers(0, 256, (80, 64, 3), np.uint8)
+    crop = data.RandomCrop(32, (2.0, 2.0), flip=False)
+    known = {noise[top : top + 32, left : left + 32].tobytes() for top in range(49) for left in range(33)}
+    taken = [crop(noise, i).add(1).mul(127.5).round().byte().permute(1, 2, 0).numpy().tobytes() for i in range(50)]
+    assert known.issuperset(taken) and len(set(taken)) > 45
+
+
 def test_tiny_pictures_are_enlarged(tmp_path):
     for name in "ab":
         picture(tmp_path / name / "x.png", size=(3, 2))
