@@ -40,7 +40,7 @@ from styleforge.losses import (
     total_variation,
     weighted_mean,
 )
-from styleforge.losses.frequency import _radii, color_profile, power_profile
+from styleforge.losses.frequency import _radii, color_profile, faded, power_profile
 from styleforge.losses.pixel import yuv
 
 KINDS = get_args(Adversarial)
@@ -122,7 +122,9 @@ def test_half_precision_is_computed_in_float32(name, dtype):
 
 
 # Not those whose gradient is not meant to be that of their value, or that give none to pictures.
-@pytest.mark.parametrize("name", sorted(ALL.keys() - {"focal_frequency_loss", "gradient_penalty", "r1_penalty"}))
+@pytest.mark.parametrize(
+    "name", sorted(ALL.keys() - {"color_spectral_loss", "focal_frequency_loss", "gradient_penalty", "r1_penalty"})
+)
 def test_gradients(name):
     x, y = pair(2, 3, 11, 12)
     assert torch.autograd.gradcheck(lambda x: ALL[name](x, y), x.requires_grad_(), fast_mode=True)
@@ -590,13 +592,23 @@ def test_power_profile_of_plain_and_checkered():
 def test_the_profile_of_colors_by_hand():
     x = golden.hashed_picture("x", 2, 3, 16, 16)
     profile = color_profile(x)
-    planes = yuv((x + 1) * 127.5)
+    planes = faded(yuv((x + 1) * 127.5))
     # Parseval: the powers of all frequencies are the mean square of the pixels.
     counts = _radii(16, 16).bincount()
     power = ((profile.exp() - 1 / 12) * counts).sum(2) / 256
     assert torch.allclose(power, planes.square().mean((2, 3)), rtol=1e-9)
     plain = torch.full((1, 3, 16, 16), 0.3, dtype=torch.float64)
-    assert torch.allclose(color_profile(plain)[:, :, 1:], torch.tensor(1 / 12).double().log())
+    assert torch.allclose(color_profile(plain), torch.tensor(1 / 12).double().log())
+
+
+def test_borders_are_no_detail():
+    """Of a ramp, whose two ends lie beside each other when a transform repeats it."""
+    ramp = torch.linspace(-1, 1, 64, dtype=torch.float64).expand(1, 3, 64, 64)
+    fine = color_profile(ramp)[0, 0, 24:].exp() - 1 / 12
+    assert fine.max() < 1e-3 < power_profile(ramp)[0, 24:].max()
+    even = torch.randn(3, 40, 50, generator=torch.Generator().manual_seed(0)).double()
+    assert faded(even).square().mean().item() == pytest.approx(even.square().mean().item(), rel=0.1)
+    assert faded(even + 7).sub(faded(even)).abs().max() < 1e-12
 
 
 def test_a_rainbow_that_brightness_does_not_show_is_heard():
@@ -606,7 +618,17 @@ def test_a_rainbow_that_brightness_does_not_show_is_heard():
     rainbow = grays + noise * torch.tensor([0.114, 0.0, -0.299], dtype=x.dtype).view(1, 3, 1, 1)
     assert spectral_loss(rainbow, grays).item() < 1e-12
     assert color_spectral_loss(rainbow, grays).item() > 1
-    assert color_spectral_loss(rainbow.roll((3, 5), (2, 3)), rainbow).item() < 1e-12
+    assert color_spectral_loss(rainbow.flip(2, 3), rainbow).item() < 0.01
+
+
+def test_colors_are_compared_as_files_store_them():
+    x, y = pair(2, 3, 16, 16)
+    stored = ((x + 1) * 127.5).round() / 127.5 - 1
+    smooth = stored + torch.linspace(0, 0.002, 16, dtype=x.dtype)  # of half a level: gone in the file
+    assert color_spectral_loss(smooth, stored).item() < 1e-12 < spectral_loss(smooth, stored).item()
+    smooth.requires_grad_()
+    color_spectral_loss(smooth, y).backward()
+    assert smooth.grad[..., 1:, 1:].abs().min() > 0, "rounding let no gradient pass"
 
 
 def test_spectral_loss_knows_neither_places_nor_pairs():

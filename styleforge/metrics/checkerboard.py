@@ -7,6 +7,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from ..losses.frequency import faded
 from ..losses.pixel import gray
 from .pictures import Sets, exact, mean_and_error
 
@@ -63,15 +64,8 @@ class Checkerboard(Sets):
 
 
 def _power(images: Tensor) -> Tensor:
-    """Power of luma at each frequency, (B, H, W), per pixel and in squared levels of 8 bit.
-
-    Edges of the picture are faded out: else the jump from one to the other adds power along both axes.
-    """
-    luma = gray(images)[:, 0] * 127.5
-    window = torch.outer(*(torch.hann_window(size, dtype=torch.float64) for size in luma.shape[1:]))
-    window = window / window.square().mean().sqrt()
-    centered = luma - (luma * window).mean((1, 2), keepdim=True) / window.mean()
-    return torch.fft.fft2(centered * window, norm="ortho").abs().square()
+    """Power of luma at each frequency, (B, H, W), per pixel and in squared levels of 8 bit."""
+    return torch.fft.fft2(faded(gray(images)[:, 0] * 127.5), norm="ortho").abs().square()
 
 
 def _prominence(power: Tensor, down: int, right: int) -> Tensor:
