@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -12,12 +13,19 @@ from torch import Tensor, nn
 P = ParamSpec("P")
 R = TypeVar("R")
 Kind = Literal["fp32", "bf16", "fp16"]
+# Of the names that oneDNN has for sets of instructions.
+WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 
 
 def bf16_is_fast(device: torch.device) -> bool:
-    """Whether a processor or GPU computes in bfloat16 by itself."""
+    """Whether a processor or GPU computes in bfloat16 by itself.
+
+    A processor that oneDNN was told to take for an older one (ONEDNN_MAX_CPU_ISA) counts as that.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in WITHOUT_BF16:
+        return False
     cpu = torch.cpu
     return any(getattr(cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from styleforge import features, methods, rng
 from styleforge.errors import ConfigError, UnknownName
 from styleforge.losses import total_variation
-from styleforge.methods import fast_style
+from styleforge.methods import projected
 from styleforge.methods.base import Batch
 from styleforge.models import TransformerNet
 from styleforge.models.transformer import HEAD_UNIT, from_bytes
@@ -98,7 +98,7 @@ def relative(a, b):
 
 
 def test_terms_are_shares_of_what_they_are_compared_with(monkeypatch):
-    monkeypatch.setattr(fast_style, "JITTER", 1)  # none
+    monkeypatch.setattr(projected, "JITTER", 1)  # none
     built, turn, styled = method(styles=2, content=3.0, style=7.0, tv=11.0), batch(0, 1), picture("styled", 2)
     monkeypatch.setattr(built.generator, "forward", lambda image, weights: styled)
     terms = built.terms(turn)

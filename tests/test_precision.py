@@ -10,7 +10,7 @@ import tiny
 import torch
 from torch import nn
 
-from styleforge import methods
+from styleforge import methods, precision
 from styleforge.losses import gradient_penalty, gray, r1_penalty
 from styleforge.methods.base import Adversary, Batch
 from styleforge.precision import Precision
@@ -219,3 +219,10 @@ def test_a_loss_in_another_thread_leaves_the_autocast_of_this_one_alone():
         return layer.weight.grad.clone()
 
     assert torch.equal(gradient(False), gradient(True))
+
+
+@pytest.mark.parametrize(("limit", "fast"), [("AVX2", False), ("avx512_core", False), ("DEFAULT", True), ("", True)])
+def test_a_processor_taken_for_an_older_one_has_no_bfloat16(limit, fast, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert precision.bf16_is_fast(torch.device("cpu")) is fast

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..precision import bf16_is_fast
 from . import winograd
-from .sums import measure
+from .sums import measure, normed
 from .trace import argument
 
 # Pixels of a map from which on channels-last pays: below, weights take longer to be reordered, which happens at each
@@ -111,11 +111,7 @@ def _instance_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: f
     few = x.dtype != torch.float32 and x.shape[2:].numel() <= NAIVE
     if few or x.is_contiguous() or isinstance(x, FakeTensor):  # of which only the shape is asked
         return F.group_norm(x, x.shape[1], weight, bias, eps)
-    weight, bias = (part if part is None else part.float() for part in (weight, bias))
-    made = []
-    for one in x.split(1):
-        count, mean, squares = measure(one, "moments").float()
-        made.append(F.batch_norm(one, mean, squares / count, weight, bias, training=False, eps=eps))
+    made = [normed(one, measure(one, "moments"), weight, bias, eps) for one in x.split(1)]
     return made[0] if len(made) == 1 else torch.cat(made)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 2**17  # values that are summed up in float32, from where the processor keeps them; their sums are, in float64
@@ -29,3 +30,11 @@ def joined(kind: str, shares: Tensor) -> Tensor:
     total = count.sum(0)
     middle = (count * mean).sum(0) / total
     return torch.stack([total, middle, (squares + count * (mean - middle).square()).sum(0)])
+
+
+def normed(x: Tensor, moments: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """A map (B, C, H, W) less the mean and over the deviation of each channel, by what :func:`measure` gave."""
+    count, mean, squares = moments
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    parts = (None if t is None else t.to(dtype) for t in (mean, squares / count, weight, bias))
+    return F.batch_norm(x, *parts, training=False, eps=eps)

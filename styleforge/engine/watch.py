@@ -7,12 +7,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, Protocol
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .sums import joined, measure
+from .sums import joined, measure, normed
 from .trace import argument, keeps_map, sum_wanted
 
 How = Literal["whole", "tiles", "thumbnail"]
@@ -91,11 +89,7 @@ def normalised(name: str, args: Any, kwargs: Mapping[str, Any], total: Tensor) -
         groups = argument(args, kwargs, 1, "num_groups")
         members = total.view(3, groups, -1).permute(2, 0, 1)
         total = joined("moments", members).repeat_interleave(len(members), 1)
-    count, mean, squares = total
-    variance = squares / count
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    mean, variance, weight, bias = (None if t is None else t.to(dtype) for t in (mean, variance, weight, bias))
-    return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
+    return normed(x, total, weight, bias, eps)
 
 
 def pooled(name: str, args: Any, kwargs: Mapping[str, Any], total: Tensor, kind: str) -> Tensor:

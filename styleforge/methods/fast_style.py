@@ -15,8 +15,7 @@ from ..hub import PretrainedMixin
 from ..losses import content_loss, gram, total_variation
 from ..models import TransformerNet
 from .base import Batch, Method, Player, Terms, unsteadiness
-
-JITTER = 8  # pixels: the steps of the frozen network down to relu4
+from .projected import off_grid
 
 
 class FastStyle(Method):
@@ -75,12 +74,10 @@ class FastStyle(Method):
         """Keep the content of the source, take the style of the target."""
         weights = F.one_hot(batch["style_index"], self.targets)
         styled = self.generator(batch["source"], weights)
-        # The frozen network has a grid, too: its poolings. Where that begins is left to chance, or the generator would
-        # learn patterns that only suit it.
-        down, right = torch.randint(JITTER, (2,), generator=batch.generator("jitter")).tolist()
-        seen = self.features(styled[..., down:, right:], [self.content_layer, *self.style_layers])
+        moved, source = off_grid(batch.generator("jitter"), styled, batch["source"])
+        seen = self.features(moved, [self.content_layer, *self.style_layers])
         with torch.no_grad():
-            content = self.features(batch["source"][..., down:, right:], [self.content_layer])[self.content_layer]
+            content = self.features(source, [self.content_layer])[self.content_layer]
             target = self.features(batch["target"], self.style_layers)
         distances = [_gram_distance(seen[layer], target[layer]) for layer in self.style_layers]
         terms = {

@@ -62,11 +62,21 @@ class ProjectedDiscriminator(nn.Module):
         return [GAIN * head(scaled[layer]) for layer, head in self.heads.items()]
 
     def moved(self, image: Tensor, generator: torch.Generator) -> list[Tensor]:
-        """The same of a picture whose first rows and columns are cut off at random.
+        """The same of a picture that is :func:`off_grid`."""
+        return self(*off_grid(generator, image, least=SMALLEST))
 
-        The frozen network has a grid, too: its poolings. Where that begins is left to chance, or a generator would
-        learn patterns that only suit it.
-        """
-        places = max(1, min(JITTER, min(image.shape[2:]) - SMALLEST + 1))
-        down, right = torch.randint(places, (2,), generator=generator).tolist()
-        return self(image[..., down:, right:])
+
+def off_grid(generator: torch.Generator, *images: Tensor, least: int = 1) -> list[Tensor]:
+    """Pictures without their first rows and columns, how many is left to chance; the same ones of each.
+
+    A frozen network has a grid, too: its poolings. A generator to which that always begins at the same place learns
+    patterns that only suit it.
+
+    Args:
+        generator: draws.
+        images: (B, C, H, W), all of one size.
+        least: pixels of the shorter side that are kept.
+    """
+    places = max(1, min(JITTER, min(images[0].shape[2:]) - least + 1))
+    down, right = torch.randint(places, (2,), generator=generator).tolist()
+    return [image[..., down:, right:] for image in images]
