@@ -3,6 +3,7 @@
 # The first stage is what scripts/style_in_an_hour.sh did at that time (it kept a tenth of the pictures apart); the second
 # takes away its grid. Then a discriminator that looks through a frozen VGG-19 joins, first without, then with shift
 # equivariance, and at last a loss on spectra. (The fourth stage was run with a weaker form of that loss, too.)
+# --spectrum was then a loss that borders of squares made blind to weak detail of colors: today it asks for more.
 . "$(dirname "$0")/common.bash"
 common=(--source "$data/photo2classic/trainA" --target "$data/photo2classic/trainB" --size 128 --batch-size 2
     --width 32 --blocks 6 --downsample blur --upsample blur --discriminator-layers 2 --discriminator-downsample blur

@@ -2,6 +2,7 @@
 # poster: photographs as old posters; 25 minutes on one core with AVX512-BF16, after fastcut-classic (105 minutes), whose
 # networks it begins with. It learns from those of the posterised museum works that are flat and drawn (poster.txt); the
 # others measure it.
+# --spectrum was then a loss that borders of squares made blind to weak detail of colors: today it asks for more.
 . "$(dirname "$0")/common.bash"
 [ -e "$runs/fastcut-classic" ] || bash scripts/recipes/fastcut-classic.sh
 posters="$runs/../data/posters"

@@ -62,7 +62,8 @@ class CUT(Method):
             and its moved translation. Not in the paper: a pattern that is bound to the grid of the network's steps (4
             pixels), and not to what is shown, stays where it is. Costs a third of the speed.
         spectrum: weight of :func:`~styleforge.losses.color_spectral_loss`: fine detail as strong as in the target
-            pictures, neither blurred nor made of rainbows. Not in the paper; 1 suits.
+            pictures, neither blurred nor made of rainbows. Not in the paper; 1 suits. The finest is only there where
+            squares are not resized: with one zoom for all, 2,2 and not 1.7,2.
         nce_blocks: residual blocks whose output is compared, beside the picture and both steps down.
         patches: places compared in each feature map.
         temperature: of the contrast.
