@@ -339,6 +339,19 @@ def test_wide_convolutions_multiply_less_in_float32_only(half, monkeypatch):
     assert not winograd.suits(x, weight, *wanted[:3], 2) and not winograd.suits(x, weight, 2, *wanted[1:])
     assert not winograd.suits(x, weight, 1, "same", 1, 1) and not winograd.suits(x, weight, 1, 0, (1, 2), 1)
     assert not winograd.suits(x[..., :31], weight, *wanted) and not winograd.suits(x.double(), weight, *wanted)
+    with torch.enable_grad():
+        assert not winograd.suits(x, weight, *wanted), "it has no gradients"
+
+
+@torch.no_grad()
+def test_wide_convolutions_are_the_same_in_tiles_and_called_in_other_ways():
+    torch.manual_seed(0)
+    net, image = ResnetGenerator(width=48, blocks=2).eval(), picture(200, 240)
+    with accelerate(net, enabled=False):
+        assert difference(run_tiled(net, image, tile=160), net(image)) <= 1e-4
+        x, weight = torch.rand(192, 40, 1100), torch.rand(192, 192, 3, 3) - 0.5
+        one = F.conv2d(x, weight)  # no batch
+        assert difference(F.conv2d(x[None], weight=weight)[0], one) <= 1e-4 * one.abs().max().item()
 
 
 FAULTS = """

@@ -25,7 +25,7 @@ from .trace import argument
 LARGE = 2048
 NAIVE = 512 * 512  # most pixels of a bfloat16 map that are summed up one after the other
 KEPT = 256 * 2**20  # bytes of freed memory that the process keeps, for tensors of up to an eighth of that
-_CONVOLUTION = (("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1))  # after input, weight and bias
+_CONVOLUTION = (("weight",), ("bias",), ("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1))  # after input
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -85,11 +85,11 @@ class _Faster(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name == "conv2d" and not self._half:
-            options = [argument(args, kwargs, 3 + k, *each) for k, each in enumerate(_CONVOLUTION)]
-            if winograd.suits(*args[:2], *options):
-                return winograd.conv3x3(*args[:2], argument(args, kwargs, 2, "bias"), options[1])
         if name in ("conv2d", "conv_transpose2d") and args[0].ndim == 4:
+            if name == "conv2d" and not self._half:
+                weight, bias, *options = (argument(args, kwargs, 1 + k, *each) for k, each in enumerate(_CONVOLUTION))
+                if winograd.suits(args[0], weight, *options):
+                    return winograd.conv3x3(args[0], weight, bias, options[1])
             layout = torch.channels_last if args[0].shape[2:].numel() >= LARGE else torch.contiguous_format
             return func(args[0].contiguous(memory_format=layout), *args[1:], **kwargs)
         if name == "instance_norm" and _own_statistics(args, kwargs):

@@ -27,9 +27,14 @@ _linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 def suits(x: Tensor, weight: Tensor, stride: object, padding: object, dilation: object, groups: int) -> bool:
-    """Whether :func:`conv3x3` can be put in the place of such a call of `torch.nn.functional.conv2d`, and is faster."""
+    """Whether :func:`conv3x3` can be put in the place of such a call of `torch.nn.functional.conv2d`, and is faster.
+
+    Args:
+        x: (B, C, H, W); the others are as they are given to it.
+    """
     return (
         _linear is not None
+        and not torch.is_grad_enabled()
         and not isinstance(x, FakeTensor)  # of which only the shape is asked
         and x.dtype == weight.dtype == torch.float32
         and weight.shape[2:] == (TAPS, TAPS)
@@ -57,7 +62,8 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int 
     above, left = (padding, padding) if isinstance(padding, int) else padding
     height, width = x.shape[2] + 2 * above - TAPS + 1, x.shape[3] + 2 * left - TAPS + 1
     down, right = -(-height // STEP), -(-width // STEP)  # squares
-    x = F.pad(x, (left, left + STEP * right - width, above, above + STEP * down - height))
+    border = left, left + STEP * right - width, above, above + STEP * down - height
+    x = F.pad(x, border) if any(border) else x  # or it copies all the same
     x = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
     (line, pixel, each), channels = x.stride()[1:], x.shape[3]
     weights = _times(kernel, weight.permute(2, 3, 0, 1)).view(WIDE**2, *weight.shape[:2])
