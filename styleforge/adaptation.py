@@ -74,6 +74,8 @@ ENCODERS: dict[str, tuple[str, ...]] = {
     "UGATITGenerator": ("stem", "down"),
     "UNetGenerator": ("down", "down_norm"),
 }
+# A part of a network, and the setting that brings it, which a style may get anew: it begins without effect.
+GROWN = "detail"
 # Settings that make sense only once: AnimeGAN's first steps paint the photograph itself.
 AGAIN: dict[str, dict[str, Any]] = {"animegan": {"warmup": 0}}
 # What of its `train.json` a style tells others; folders of the author's machine are none of their business.
@@ -517,7 +519,10 @@ def _fill(network: PretrainedMixin, files: StyleFiles) -> None:
             allowed=f"{ours}, which the method trains",
             todo=f"Adapt it with {' or '.join(TRAINED_BY.get(theirs, ('another style',)))}.",
         )
-    free = ("size",) if network.config.get("light") else ()  # only U-GAT-IT's full networks are made for a size
+    free = {"size"} if network.config.get("light") else set()  # only U-GAT-IT's full networks are made for a size
+    new = {name: tensor for name, tensor in network.state_dict().items() if name.startswith(f"{GROWN}.")}
+    if new and not published.config[GROWN]:
+        free.add(GROWN)
     for key, ours in network.config.items():
         if key not in free and published.config[key] != ours:
             raise ConfigError(
@@ -527,7 +532,7 @@ def _fill(network: PretrainedMixin, files: StyleFiles) -> None:
                 allowed=f"{ours!r}, as the method is set",
                 todo=f"Set {key} as the style has it, or choose a method that can.",
             )
-    network.load_state_dict(published.state_dict())
+    network.load_state_dict((new if GROWN in free else {}) | published.state_dict())
 
 
 def _discriminators(method: Method) -> Iterator[PretrainedMixin]:

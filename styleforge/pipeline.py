@@ -72,7 +72,7 @@ class StylePipeline:
         self.model = model.eval()
         self.policy = policy
         self.fast, self.compile = fast, compile
-        self._compiled: engine.Compiled | None = None
+        self._shortcut: engine.Compiled | engine.Replay | None = None
 
     @classmethod
     def from_pretrained(
@@ -341,10 +341,11 @@ class StylePipeline:
     def _engine(
         self, image: Tensor | Pixels, options: dict[str, Any], given: dict[str, Any], into: Any = None
     ) -> Tensor:
-        if self.compile and self._compiled is None:
-            self._compiled = engine.Compiled(self.model)
-        compiled = self._compiled if self.compile else None
-        return engine.run(self.model, image, into=into, fast=self.fast, compiled=compiled, options=options, **given)
+        kind = engine.Compiled if self.compile else engine.Replay
+        shortcut = self._shortcut
+        if not isinstance(shortcut, kind) or shortcut.model is not self.model:
+            shortcut = self._shortcut = kind(self.model)
+        return engine.run(self.model, image, into=into, fast=self.fast, shortcut=shortcut, options=options, **given)
 
     def _region(
         self, picture: Picture, mask: Any, fit: bool, feather: float, segmenter: control.Segmenter | str | None
@@ -415,8 +416,8 @@ class StylePipeline:
         return self.model.push_to_hub(repo_id, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is compiled belongs to its process."""
-        return {**self.__dict__, "_compiled": None}
+        """What is compiled, or noted down, belongs to its process."""
+        return {**self.__dict__, "_shortcut": None}
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{k}={v!r}" for k, v in self.model.config.items())

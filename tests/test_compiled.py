@@ -35,7 +35,7 @@ def test_compiled_pictures_are_those_of_the_network(photo, recwarn):
         compiled, plain = small(compile=True, fast=fast), small(fast=fast)
         for size in (photo.size, (32, 32)):
             assert distance(compiled(photo.resize(size)), plain(photo.resize(size))) <= most
-        assert compiled._compiled.problem is None and len(compiled._compiled._sizes) == 2
+        assert compiled._shortcut.problem is None and len(compiled._shortcut._sizes) == 2
     assert not [str(w.message) for w in recwarn if "going on without it" in str(w.message)]
     compiled.compile = False
     assert distance(compiled(photo), plain(photo)) == 0
@@ -97,7 +97,7 @@ def test_only_some_sizes_are_compiled_for_and_no_tiles_and_no_films(photo, monke
     least = int(engine.tiled.SLACK * engine.trace.trace(pipe.model, image, {}).peak())
     tiles = []
     engine.run(
-        pipe.model, image, compiled=pipe._compiled, max_memory=least * 3 // 4, progress=lambda *n: tiles.append(n)
+        pipe.model, image, shortcut=pipe._shortcut, max_memory=least * 3 // 4, progress=lambda *n: tiles.append(n)
     )
     assert len(tiles) > 1 and not compiled_for
 
@@ -122,11 +122,11 @@ def test_options_are_never_lost_to_a_compiled_network(monkeypatch):
     image = torch.rand(1, 3, 32, 32) * 2 - 1
     options = {"weights": torch.tensor([[0.0, 1.0, 0.0]])}
     with torch.no_grad():
-        made = engine.run(model, image, compiled=compiled, options=options, fast=False)
+        made = engine.run(model, image, shortcut=compiled, options=options, fast=False)
         assert torch.allclose(made, model(image, **options), atol=1e-5)
 
 
-def test_networks_that_take_a_style_are_not_compiled(photo):
+def test_networks_that_take_a_style_are_not_shortcut(photo):
     pipe = StylePipeline(MicroASTGenerator(width=4), compile=True)
     with pytest.warns(UserWarning, match="takes more than a picture"):
         pipe(photo, style=photo)

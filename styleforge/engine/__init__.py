@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .. import memory
 from .compiled import Compiled
 from .fast import accelerate
+from .replay import Replay
 from .tiled import SHARE, Paintable, Pixels, Plan, Progress, Statistics, painted, plan, run_tiled
 from .watch import How, run_whole, watched, watching
 
@@ -21,6 +22,7 @@ __all__ = [
     "Pixels",
     "Plan",
     "Progress",
+    "Replay",
     "Statistics",
     "accelerate",
     "plan",
@@ -41,7 +43,7 @@ def run(
     max_memory: int | None = None,
     statistics: Statistics = "exact",
     fast: bool = True,
-    compiled: Compiled | None = None,
+    shortcut: Compiled | Replay | None = None,
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
@@ -55,7 +57,7 @@ def run(
             free.
         statistics: of tiles; see :func:`styleforge.engine.tiled.run_tiled`.
         fast: compute in bfloat16 where that is faster; see :func:`styleforge.engine.fast.accelerate`.
-        compiled: the same network, for what is computed at once, without options and without a watcher.
+        shortcut: for the same network, where it is computed at once and without a watcher.
         options: further arguments of the model, the same for all pictures.
         progress: called with how many tiles of how many are done.
 
@@ -67,8 +69,8 @@ def run(
     """
     budget = int(memory.available(image.device) * SHARE) if max_memory is None else max_memory
     whole = image.shape[0] * image.shape[2:].numel() * SURELY <= budget
-    if compiled and whole and not options and not watching():
-        made = compiled(image[:, :, :, :], fast=fast)
+    if shortcut and whole and not watching():
+        made = shortcut(image[:, :, :, :], options or {}, fast=fast)
         if made is not None:
             return painted(made, into)
     with accelerate(model, enabled=fast):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,24 +25,26 @@ class Compiled:
         model: the network.
 
     Attributes:
+        model: the same.
         problem: why it is not compiled, when that is known; the caller goes on without.
     """
 
     def __init__(self, model: PretrainedMixin) -> None:
-        self.problem: str | None = None
+        self.model, self.problem = model, None
         if model.capabilities.inputs != ("image",) or model.capabilities.styles > 1:
             self._give_up(f"{type(model).__name__} takes more than a picture")
         self._sizes: set[tuple[int, ...]] = set()
         self._run = torch.compile(model, dynamic=False)
 
-    def __call__(self, image: Tensor, *, fast: bool) -> Tensor | None:
+    def __call__(self, image: Tensor, options: Mapping[str, Any], *, fast: bool) -> Tensor | None:
         """What the network makes of (B, C, H, W), or None where it is not compiled for that.
 
         Args:
             image: of a size that the network takes.
+            options: further arguments, for which it is not compiled.
             fast: in bfloat16 where that is fast; see :func:`styleforge.engine.fast.accelerate`.
         """
-        if self.problem or (image.shape not in self._sizes and len(self._sizes) == SIZES):
+        if options or self.problem or (image.shape not in self._sizes and len(self._sizes) == SIZES):
             return None
         try:
             with torch.autocast(image.device.type, torch.bfloat16, enabled=fast and in_half(image)):

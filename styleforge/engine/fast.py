@@ -25,7 +25,11 @@ from .trace import argument
 LARGE = 2048
 NAIVE = 512 * 512  # most pixels of a bfloat16 map that are summed up one after the other
 KEPT = 256 * 2**20  # bytes of freed memory that the process keeps, for tensors of up to an eighth of that
-_CONVOLUTION = (("weight",), ("bias",), ("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1))  # after input
+_OPTIONS = {  # of convolutions, after input, weight and bias
+    "conv2d": (("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1)),
+    "conv_transpose2d": (("stride", 1), ("padding", 0), ("output_padding", 0), ("groups", 1), ("dilation", 1)),
+}
+_onednn = torch.ops.mkldnn if hasattr(torch.ops.mkldnn, "_convolution_transpose_pointwise") else None
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -85,13 +89,16 @@ class _Faster(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name in ("conv2d", "conv_transpose2d") and args[0].ndim == 4:
-            if name == "conv2d" and not self._half:
-                weight, bias, *options = (argument(args, kwargs, 1 + k, *each) for k, each in enumerate(_CONVOLUTION))
-                if winograd.suits(args[0], weight, *options):
-                    return winograd.conv3x3(args[0], weight, bias, options[1])
+        if name in _OPTIONS and args[0].ndim == 4:
+            weight, bias = argument(args, kwargs, 1, "weight"), argument(args, kwargs, 2, "bias")
+            options = {key: argument(args, kwargs, 3 + k, key, usual) for k, (key, usual) in enumerate(_OPTIONS[name])}
+            if not self._half and name == "conv2d" and winograd.suits(args[0], weight, **options):
+                return winograd.conv3x3(args[0], weight, bias, options["padding"])
             layout = torch.channels_last if args[0].shape[2:].numel() >= LARGE else torch.contiguous_format
-            return func(args[0].contiguous(memory_format=layout), *args[1:], **kwargs)
+            x = args[0].contiguous(memory_format=layout)
+            if self._half and _can_order(x, weight, bias, options["padding"]):
+                return _ordered_convolution(x, weight, bias, **options)
+            return func(x, *args[1:], **kwargs)
         if name == "instance_norm" and _own_statistics(args, kwargs):
             weight, bias = (argument(args, kwargs, place, key) for place, key in ((3, "weight"), (4, "bias")))
             with torch.autocast("cpu", enabled=False):
@@ -104,6 +111,30 @@ class _Faster(TorchFunctionMode):
         if name == "tanh":
             return func(args[0].float(), *args[1:], **kwargs)
         return func(*args, **kwargs)
+
+
+def _can_order(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Any) -> bool:
+    """Whether :func:`_ordered_convolution` can be put in the place of a convolution."""
+    if _onednn is None or isinstance(x, FakeTensor) or isinstance(padding, str) or not torch.is_autocast_enabled("cpu"):
+        return False
+    wanted = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (x, weight, bias))
+    return x.dtype in (torch.float32, torch.bfloat16) and not wanted
+
+
+def _ordered_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, **options: Any) -> Tensor:
+    """In bfloat16, its weights brought into the order of the processor beforehand.
+
+    Which takes as long as when the convolution does it by itself, but can be kept: see :mod:`.replay`.
+    """
+    groups = options.pop("groups")
+    twice = {key: (value, value) if isinstance(value, int) else value for key, value in options.items()}
+    more = [twice["output_padding"]] if "output_padding" in twice else []
+    place = twice["padding"], *more, twice["stride"], twice["dilation"], groups
+    order = _onednn._reorder_convolution_transpose_weight if more else _onednn._reorder_convolution_weight
+    run = _onednn._convolution_transpose_pointwise if more else _onednn._convolution_pointwise
+    with torch.autocast("cpu", enabled=False):
+        x, weight, bias = (None if each is None else each.to(torch.bfloat16) for each in (x, weight, bias))
+        return run(x, order(weight, *place), bias, *place, "none", [], "")
 
 
 def _instance_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:

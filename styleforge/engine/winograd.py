@@ -58,7 +58,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int 
     Returns:
         (B, K, H', W'), channels-last.
     """
-    backward, kernel, forward = _transforms()
+    backward, kernel, forward = transforms()
     above, left = (padding, padding) if isinstance(padding, int) else padding
     height, width = x.shape[2] + 2 * above - TAPS + 1, x.shape[3] + 2 * left - TAPS + 1
     down, right = -(-height // STEP), -(-width // STEP)  # squares
@@ -93,7 +93,7 @@ def _product(rows: Tensor, weight: Tensor) -> Tensor:
 
 
 @cache
-def _transforms() -> tuple[Tensor, Tensor, Tensor]:
+def transforms() -> tuple[Tensor, Tensor, Tensor]:
     """Of products to pixels (16, 36), of a kernel (36, 9) and of pixels (36, 36), in two dimensions.
 
     A product of polynomials is known from its values at as many points as it has coefficients (Toom and Cook): values

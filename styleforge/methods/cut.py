@@ -49,6 +49,7 @@ class CUT(Method):
         upsample: see there.
         border: see there. The paper has "zero"; with it our generator learnt stripes along the edges, by which the
             contrast told places of an even sky apart, and "reflect" cured it.
+        detail: see there; a style without it can get it by `styleforge adapt --detail`.
         discriminator_width: base channels of the discriminator.
         discriminator_layers: 3 judges patches of 70 px, 2 of 34 px (better for textures at 128 px).
         discriminator_downsample: see :class:`~styleforge.models.PatchDiscriminator`.
@@ -83,6 +84,7 @@ class CUT(Method):
         downsample: Literal["stride", "blur"] = "blur",
         upsample: Literal["transpose", "resize", "blur"] = "blur",
         border: Literal["zero", "reflect"] = "reflect",
+        detail: bool = False,
         discriminator_width: Width = 64,
         discriminator_layers: Annotated[int, Range(1, 8)] = 3,
         discriminator_downsample: Literal["stride", "blur"] = "blur",
@@ -116,7 +118,7 @@ class CUT(Method):
         self.nce_blocks = tuple(sorted(set(nce_blocks)))
         self.patches, self.temperature = patches, temperature
         self.generator = ResnetGenerator(
-            width=width, blocks=blocks, downsample=downsample, upsample=upsample, border=border
+            width=width, blocks=blocks, downsample=downsample, upsample=upsample, border=border, detail=detail
         )
         self.heads = PatchHeads([3, 2 * width, 4 * width, *[4 * width] * len(self.nce_blocks)], head_width)
         self.discriminator = PatchDiscriminator(

@@ -67,16 +67,18 @@ class ProjectedDiscriminator(nn.Module):
 
 
 def off_grid(generator: torch.Generator, *images: Tensor, least: int = 1) -> list[Tensor]:
-    """Pictures without their first rows and columns, how many is left to chance; the same ones of each.
+    """A window of pictures without 7 of their rows and columns; where it lies is left to chance, the same for all.
 
     A frozen network has a grid, too: its poolings. A generator to which that always begins at the same place learns
-    patterns that only suit it.
+    patterns that only suit it. All windows have one size: oneDNN makes code for each that it meets, which takes longer
+    than a convolution.
 
     Args:
         generator: draws.
         images: (B, C, H, W), all of one size.
         least: pixels of the shorter side that are kept.
     """
-    places = max(1, min(JITTER, min(images[0].shape[2:]) - least + 1))
+    height, width = images[0].shape[2:]
+    places = max(1, min(JITTER, min(height, width) - least + 1))
     down, right = torch.randint(places, (2,), generator=generator).tolist()
-    return [image[..., down:, right:] for image in images]
+    return [image[..., down : height - places + 1 + down, right : width - places + 1 + right] for image in images]

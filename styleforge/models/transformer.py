@@ -137,7 +137,7 @@ class TransformerNet(PretrainedMixin, tags=["image-to-image", "fast-style-transf
 
     def _weights(self, image: Tensor, weights: Tensor | None) -> Tensor:
         if weights is None:
-            return F.one_hot(torch.zeros(1, dtype=torch.long, device=image.device), self.styles)
+            return torch.eye(1, self.styles, device=image.device)
         if weights.shape != (len(image), self.styles):
             raise ConfigError(
                 "These weights of styles do not fit",

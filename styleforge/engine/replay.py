@@ -1,0 +1,195 @@
+"""The operations of a forward pass, noted down for each size of picture, and then done without the Python around."""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from . import winograd
+from .fast import accelerate
+
+SIZES = 8  # of pictures whose notes are kept; those that were not asked for longest are thrown away
+_ONCE = {torch.Tag.nondeterministic_seeded, torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+_aten, _onednn = torch.ops.aten, torch.ops.mkldnn
+_RELU = {_aten.relu.default, _aten.relu_.default}
+_ORDERING = {_aten._to_copy.default}
+_CONVOLVING = set()
+if hasattr(_onednn, "_convolution_transpose_pointwise"):
+    _ORDERING |= {_onednn._reorder_convolution_weight.default, _onednn._reorder_convolution_transpose_weight.default}
+    _CONVOLVING |= {_onednn._convolution_pointwise.default, _onednn._convolution_transpose_pointwise.default}
+
+
+class Replay:
+    """A network of which notes are taken when it gets the second picture of a size; later ones go by these.
+
+    Modules, autocast and :func:`styleforge.engine.fast.accelerate` take milliseconds of each pass, and what a module
+    was given stays in memory until it returns. Notes have neither; and weights of convolutions in bfloat16 are kept as
+    the processor wants them, half of their size in float32, where they would be made anew for each picture.
+
+    A network with other parameters, or changed ones, is noted down anew. (What was changed through `.data`, behind
+    autograd's back, is not seen.) One that somebody looks into by hooks, or that goes by values or by chance, is never
+    noted down. CPUs only.
+
+    Args:
+        model: the network, in evaluation mode.
+
+    Attributes:
+        model: the same.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self._lock, self._able = model, threading.Lock(), True
+        self._parts: list[Any] = []
+        self._known: dict[str, Tensor] = {}
+        self._notes: OrderedDict[Any, fx.GraphModule | None] = OrderedDict()  # None: to be taken
+
+    def __call__(self, image: Tensor, options: Mapping[str, Any], *, fast: bool) -> Tensor | None:
+        """What the network makes of (B, C, H, W) and further arguments, or None where there are no notes of such ones.
+
+        Args:
+            image: of a size that the network takes.
+            options: what the network is told beside; tensors in it may be others each time.
+            fast: in bfloat16 where that is fast; see :func:`styleforge.engine.fast.accelerate`.
+        """
+        parts = [*self.model.parameters(), *self.model.buffers()]
+        if not self._able or image.device.type != "cpu" or self.model.training or _looked_into(self.model):
+            return None
+        if any(part.is_inference() for part in parts):  # nobody counts the changes of such ones
+            return None
+        given, form = tree_flatten(((image,), dict(options)))
+        key = (fast, str(form), *((x.dtype, x.shape, x.stride()) if isinstance(x, Tensor) else x for x in given))
+        with self._lock:
+            now = [(id(part), part.data_ptr(), part.dtype, part._version) for part in parts]
+            if now != self._parts:
+                self._parts, self._known = now, {}
+                self._notes.clear()
+            first, notes = key not in self._notes, self._notes.pop(key, None)
+            self._notes[key] = notes
+            if len(self._notes) > SIZES:
+                self._notes.popitem(last=False)
+            known = self._known
+        if first:
+            return None
+        tensors = [x for x in given if isinstance(x, Tensor)]
+        if notes is not None:
+            return notes(*tensors)
+        taking = _Notes(tensors, [*parts, *winograd.transforms()])
+        plainly = torch.inference_mode(False), torch.no_grad()  # or operations are seen before they are taken apart
+        with plainly[0], plainly[1], accelerate(self.model, enabled=fast), taking:
+            made = self.model(image, **options).to(image.dtype)
+        notes = taking.finished(made, known)
+        with self._lock:
+            self._able = notes is not None
+            if known is self._known:
+                self._notes[key] = notes
+        return made
+
+
+class _Notes(TorchDispatchMode):
+    """Writes down what is done.
+
+    Args:
+        given: what the notes are to be asked with.
+        parts: of the network.
+    """
+
+    def __init__(self, given: list[Tensor], parts: list[Tensor]) -> None:
+        super().__init__()
+        self._graph, self._root, self._complete = fx.Graph(), nn.Module(), True
+        self._nodes = WeakTensorKeyDictionary()  # tensors are freed as always
+        for place, tensor in enumerate(given):
+            self._bind(tensor, self._graph.placeholder(f"given_{place}"))
+        for part in parts:
+            self._bind(part, self._keep(part))
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would load its compiler, 2 seconds, to keep it from looking at this."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        made = func(*args, **kwargs)
+        self._complete &= _ONCE.isdisjoint(func.tags)
+        if "lift_fresh" in func.name():  # how a tensor made of numbers begins
+            self._bind(args[0], self._keep(args[0]))
+        node = self._graph.call_function(func, *tree_map_only(Tensor, self._node, (args, kwargs)))
+        if isinstance(made, Tensor):
+            self._bind(made, node)
+        for place, part in enumerate(made if isinstance(made, (list, tuple)) else ()):
+            if isinstance(part, Tensor):
+                self._bind(part, self._graph.call_function(operator.getitem, (node, place)))
+        return made
+
+    def finished(self, made: Tensor, known: dict[str, Tensor]) -> fx.GraphModule | None:
+        """What gives the same of other pictures, unless something cannot be noted down.
+
+        Args:
+            made: what came out.
+            known: what is computed from the parts of the network alone; more is added.
+        """
+        self._graph.output(self._node(made))
+        if not self._complete:
+            return None
+        for node in self._graph.nodes:
+            if node.op == "get_attr":
+                node.meta["fixed"] = node.target
+            elif node.target in _ORDERING and all("fixed" in each.meta for each in node.all_input_nodes):
+                node.meta["fixed"] = f"{node.target}{fx.map_arg((node.args, node.kwargs), _name)}"
+        for node in reversed(self._graph.nodes):
+            if "fixed" in node.meta and not node.users:
+                self._graph.erase_node(node)
+            elif "fixed" in node.meta and node.op != "get_attr":
+                self._foresee(node, known)
+        for node in self._graph.nodes:
+            behind = next(iter(node.users), None)
+            if node.target in _CONVOLVING and len(node.users) == 1 and behind.target in _RELU:
+                node.args = *node.args[:-3], "relu", [], ""
+                behind.replace_all_uses_with(node)
+                self._graph.erase_node(behind)
+        return fx.GraphModule(self._root, self._graph)
+
+    def _foresee(self, node: fx.Node, known: dict[str, Tensor]) -> None:
+        """Put what an operation gives of fixed tensors in its place."""
+        name = _name(node)
+        if name not in known:
+            known[name] = self._value(node)
+        with self._graph.inserting_before(node):
+            node.replace_all_uses_with(self._keep(known[name]))
+        self._graph.erase_node(node)
+
+    def _value(self, node: fx.Node) -> Tensor:
+        if node.op == "get_attr":
+            return self._root.get_buffer(node.target).detach()
+        args, kwargs = fx.map_arg((node.args, node.kwargs), self._value)
+        return node.target(*args, **kwargs)
+
+    def _keep(self, tensor: Tensor) -> fx.Node:
+        name = f"kept_{len(self._root._buffers)}"
+        self._root.register_buffer(name, tensor)
+        return self._graph.get_attr(name)
+
+    def _bind(self, tensor: Tensor, node: fx.Node) -> None:
+        self._nodes[tensor] = node
+
+    def _node(self, tensor: Tensor) -> fx.Node | None:
+        node = self._nodes.get(tensor)
+        self._complete &= node is not None
+        return node
+
+
+def _name(node: fx.Node) -> str:
+    return node.meta["fixed"]
+
+
+def _looked_into(model: nn.Module) -> bool:
+    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

@@ -1,0 +1,192 @@
+"""Notes of a forward pass: the same pictures, bit for bit, and never those of yesterday's weights."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from PIL import Image
+from test_models import build, name_of
+from torch import nn
+from variants import VARIANTS
+
+from styleforge import StylePipeline, engine
+from styleforge.engine import Replay
+from styleforge.engine.fast import in_half
+from styleforge.models import MiniGenerator, ResnetGenerator, TransformerNet
+
+
+def styles():
+    """Networks from a picture, perhaps with one of the style, to a picture."""
+    found = []
+    for variant in VARIANTS:
+        with torch.device("meta"):
+            can = build(variant).capabilities
+        if can.output == "image" and can.inputs[0] == "image":
+            found.append(variant)
+    return found
+
+
+def pictures(model, count):
+    side = max(model.capabilities.smallest, 32)
+    side += -side % model.capabilities.multiple
+    channels = model.config.get("in_channels", 3)
+    return torch.rand(count, 1, channels, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def small(**config):
+    torch.manual_seed(0)
+    return MiniGenerator(width=4, blocks=1, **config).eval()
+
+
+def noted(replay):
+    return sum(notes is not None for notes in replay._notes.values())
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("variant", styles(), ids=name_of)
+def test_every_style_gives_the_same_bits(variant, fast):
+    model = build(variant).eval()
+    replay = Replay(model)
+    for picture in pictures(model, 4):
+        options = {"style": picture.flip(3)} if "style" in model.capabilities.inputs else {}
+        plain = engine.run(model, picture, fast=fast, options=options)
+        assert torch.equal(engine.run(model, picture, fast=fast, options=options, shortcut=replay), plain)
+    assert noted(replay) == 1
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_weights_may_change_in_place_or_be_others(mode):
+    model = ResnetGenerator(width=4, blocks=1).eval()
+    other = ResnetGenerator(width=4, blocks=1).eval()
+    replay, (one, two, three) = Replay(model), pictures(model, 3)
+
+    def same():
+        for picture in (one, two, three):
+            with mode():
+                made = engine.run(model, picture, shortcut=replay)
+                assert torch.equal(made, engine.run(model, picture))
+        assert noted(replay) == 1 and len(replay._notes) == 1
+
+    same()
+    model.load_state_dict(other.state_dict())
+    same()
+    model.head.weight = nn.Parameter(model.head.weight * 2)
+    same()
+    with torch.no_grad():
+        model.stem.weight.mul_(3)
+    same()
+    model.double()
+    one, two, three = one.double(), two.double(), three.double()
+    same()
+
+
+def test_a_network_that_somebody_looks_into_is_not_noted_down():
+    model, seen = small(), []
+    replay, (picture,) = Replay(model), pictures(model, 1)
+    for _ in range(3):
+        engine.run(model, picture, shortcut=replay)
+    handle = model.stem.register_forward_hook(lambda *given: seen.append(given))
+    for _ in range(3):
+        engine.run(model, picture, shortcut=replay)
+    assert len(seen) == 3
+    handle.remove()
+    engine.run(model, picture, shortcut=replay)
+    assert len(seen) == 3 and noted(replay) == 1
+
+
+class Turns(nn.Module):
+    """Goes by values, or by chance."""
+
+    def __init__(self, chance):
+        super().__init__()
+        self.conv, self.chance = nn.Conv2d(3, 3, 1), chance
+
+    def forward(self, image):
+        if self.chance:
+            return self.conv(image) + torch.randn_like(image)
+        return self.conv(image) if image.mean() > 0 else -image
+
+
+@pytest.mark.parametrize("chance", [False, True])
+def test_what_goes_by_values_or_by_chance_is_not_noted_down(chance):
+    model = Turns(chance).eval()
+    replay, bright = Replay(model), torch.full((1, 3, 8, 8), 0.5)
+    made = [engine.run(model, bright, shortcut=replay) for _ in range(4)]
+    assert not noted(replay)
+    if chance:
+        assert not torch.equal(made[2], made[3])
+    else:
+        assert torch.equal(engine.run(model, -bright, shortcut=replay), bright)
+
+
+class Remembers(nn.Module):
+    """Adds what no part of it and no argument is."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(3, 3, 1), torch.zeros(1)
+
+    def forward(self, image):
+        self.last = self.last + image.mean()
+        return self.conv(image) + self.last
+
+
+def test_what_a_network_remembers_is_never_old():
+    one, two = Remembers().eval(), Remembers().eval()
+    two.load_state_dict(one.state_dict())
+    replay = Replay(one)
+    for _ in range(4):
+        picture = torch.rand(1, 3, 8, 8)
+        assert torch.equal(engine.run(one, picture, shortcut=replay), engine.run(two, picture))
+    assert not noted(replay)
+
+
+def test_notes_hold_no_pictures_and_only_of_some_sizes():
+    model = small()
+    replay = Replay(model)
+
+    def alive():
+        gc.collect()
+        return sum(x.numel() for x in gc.get_objects() if type(x) is torch.Tensor and x.ndim == 4 and len(x) == 1)
+
+    before = alive()
+    for side in range(16, 16 + 4 * (engine.replay.SIZES + 2), 4):
+        for _ in range(3):
+            engine.run(model, torch.rand(1, 3, side, side), shortcut=replay)
+    assert len(replay._notes) == noted(replay) == engine.replay.SIZES
+    assert alive() <= before + 100
+
+
+def test_ordered_weights_are_kept_once_for_all_sizes():
+    model = small()
+    replay = Replay(model)
+    for side in (16, 32, 64):
+        picture = torch.rand(1, 3, side, side)
+        for _ in range(2):
+            engine.run(model, picture, shortcut=replay)
+    kept, own = sum(known.numel() for known in replay._known.values()), sum(p.numel() for p in model.parameters())
+    assert kept <= own and (kept > own / 2 or not in_half(picture))
+
+
+def test_threads_share_notes():
+    model = small()
+    replay, given = Replay(model), pictures(model, 40)
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda picture: engine.run(model, picture, shortcut=replay), given))
+    assert all(torch.equal(one, engine.run(model, picture)) for one, picture in zip(made, given, strict=True))
+
+
+def test_pipelines_take_notes_and_travel_without_them():
+    photo = Image.effect_noise((37, 29), 80).convert("RGB")
+    pipe = StylePipeline(TransformerNet(width=4, blocks=1, styles=2))
+    for style in (None, 0, 1, [1, 3]):
+        plain = StylePipeline(pipe.model)(photo, style=style)
+        assert all(pipe(photo, style=style).tobytes() == plain.tobytes() for _ in range(3))
+    assert noted(pipe._shortcut) == 2  # with weights of styles, and without
+    assert pickle.loads(pickle.dumps(pipe))(photo).tobytes() == pipe(photo).tobytes()
+    pipe.model = TransformerNet(width=4, blocks=1, styles=2)
+    assert pipe(photo).tobytes() == StylePipeline(pipe.model)(photo).tobytes()
