@@ -37,7 +37,7 @@ from .errors import ConfigError, CorruptFileError, HubUnavailable, NotAStyle, Re
 from .files import replacing_folder, sha256, write_text
 from .hub import PretrainedMixin, StyleFiles
 from .lora import add_lora, read_table, save_adapter
-from .losses import style_perceptual
+from .losses import ColorSpectra, style_perceptual
 from .methods.base import Adversary, Batch, History, Method, Player, Terms
 from .methods.ugatit import STYLE_LAYERS
 
@@ -484,7 +484,7 @@ def _others(method: Method) -> dict[str, Tensor]:
     apart = tuple(
         f"{name}."
         for name, module in method.named_modules()
-        if id(module) in styles or isinstance(module, (History, Adversary))
+        if id(module) in styles or isinstance(module, (History, Adversary, ColorSpectra))
     )
     return {name: tensor for name, tensor in method.state_dict().items() if not name.startswith(apart)}
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from . import checkpoint
 from .errors import CheckpointError, ConfigError
 
+_OF_THE_RUN = ("adversary.", "spectra.")  # parts of a method that another run need not have
+
 
 class Memory(Protocol):
     """Something that remembers plain JSON from step to step."""
@@ -72,7 +74,7 @@ def start_from(run: Any, method: nn.Module) -> None:
     """Give the networks of `method` the weights of another run's newest checkpoint.
 
     How discriminators are trained may differ: augmentation begins anew, and one that looks through a frozen network may
-    join or leave.
+    join or leave. Means of spectra begin anew.
     """
     found = checkpoint.newest(run / "checkpoints")
     if found is None:
@@ -83,9 +85,9 @@ def start_from(run: Any, method: nn.Module) -> None:
             todo="Check --init, or leave it out.",
         )
     given, own = under(found[0], "method."), method.state_dict()
-    before = {name for name in given if not name.startswith("adversary.")}
+    before = {name for name in given if not name.startswith(_OF_THE_RUN)}
     before |= {name for name in given if name.startswith("adversary.projection.") and name in own}
-    new = {name: own[name] for name in own if name.startswith("adversary.") and name not in before}
+    new = {name: own[name] for name in own if name.startswith(_OF_THE_RUN) and name not in before}
     load(method, {name: given[name] for name in before} | new, run)
 
 

@@ -202,6 +202,26 @@ def test_a_run_stands_for_its_style(cut, tmp_path):
     assert same(new.state_dict(), old.state_dict()) and adapted.adaptation.discriminator_warmup == 0
 
 
+def test_a_style_may_get_detail_and_is_at_first_what_it_was(tmp_path):
+    old = build("cut")
+    base = publish(old, tmp_path / "s")
+    grown = build("cut", {"detail": True}, seed=2)
+    adapted = Adaptation(base=base).apply(grown)
+    image = batch_for(grown)["source"]
+    with torch.no_grad():
+        assert torch.equal(grown.generator(image), old.generator(image))
+    optimizers, before = optimizers_of(adapted), grown.generator.detail.conv2.weight.clone()
+    for turn in (WARMUP, WARMUP + 1):
+        play(adapted, optimizers, turn)
+    assert not torch.equal(grown.generator.detail.conv2.weight, before)
+
+    again = build("cut", {"detail": True}, seed=3)  # what has it keeps what it learnt
+    Adaptation(base=publish(grown, tmp_path / "t")).apply(again)
+    assert same(again.generator.state_dict(), grown.generator.state_dict())
+    with pytest.raises(ConfigError, match="detail = True"):
+        Adaptation(base=str(tmp_path / "t")).apply(build("cut"))
+
+
 def test_training_of_another_method_is_left_aside(tmp_path):
     base = publish(
         build("cyclegan", {"upsample": "blur", "downsample": "blur", "border": "reflect"}), tmp_path / "s", "cyclegan"

@@ -33,6 +33,7 @@ TILED = [
     (ResnetGenerator, {"blocks": 1, "border": "reflect", "upsample": "resize"}),
     (ResnetGenerator, {"blocks": 1, "downsample": "blur", "upsample": "blur"}),
     (ResnetGenerator, {"blocks": 1, "norm": "batch"}),
+    (ResnetGenerator, {"blocks": 1, "detail": True}),
     (TransformerNet, {"blocks": 1}),
     (AnimeGANGenerator, {}),
     (AnimeGANGenerator, {"align_corners": False}),

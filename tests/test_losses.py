@@ -13,12 +13,12 @@ from styleforge import layers, losses, rng
 from styleforge.layers import mean_std, normalize
 from styleforge.losses import (
     Adversarial,
+    ColorSpectra,
     Variation,
     attention_entropy,
     attention_variation,
     cam_loss,
     color_loss,
-    color_spectral_loss,
     content_loss,
     discriminator_loss,
     fakes_loss,
@@ -84,7 +84,6 @@ ALL = {
     "path_length": lambda x, y: path_length(x**2, x, torch.zeros(()), rng.generator("noise"))[0],
     "r1_penalty": lambda x, y: r1_penalty(cubic, x),
     "spectral_loss": spectral_loss,
-    "color_spectral_loss": color_spectral_loss,
     "ssim": ssim,
     "ssim_loss": ssim_loss,
     "statistics_loss": statistics_loss,
@@ -122,9 +121,7 @@ def test_half_precision_is_computed_in_float32(name, dtype):
 
 
 # Not those whose gradient is not meant to be that of their value, or that give none to pictures.
-@pytest.mark.parametrize(
-    "name", sorted(ALL.keys() - {"color_spectral_loss", "focal_frequency_loss", "gradient_penalty", "r1_penalty"})
-)
+@pytest.mark.parametrize("name", sorted(ALL.keys() - {"focal_frequency_loss", "gradient_penalty", "r1_penalty"}))
 def test_gradients(name):
     x, y = pair(2, 3, 11, 12)
     assert torch.autograd.gradcheck(lambda x: ALL[name](x, y), x.requires_grad_(), fast_mode=True)
@@ -623,18 +620,37 @@ def test_a_rainbow_that_brightness_does_not_show_is_heard():
     noise = gray(y) - gray(y).mean()
     rainbow = grays + noise * torch.tensor([0.114, 0.0, -0.299], dtype=x.dtype).view(1, 3, 1, 1)
     assert spectral_loss(rainbow, grays).item() < 1e-12
-    assert color_spectral_loss(rainbow, grays).item() > 1
+    assert ColorSpectra()(rainbow, grays).item() > 1
     stored = ((rainbow + 1) * 127.5).round() / 127.5 - 1
-    assert color_spectral_loss(stored.mT, stored).item() < 1e-12
+    assert ColorSpectra()(stored.mT, stored).item() < 1e-12
+
+
+def test_only_means_of_detail_are_compared():
+    """Pictures that are plain and rich in turn, in the other order, want nothing after a while; poorer ones do."""
+    rich, _ = pair(1, 3, 16, 16)
+    plain = rich * 0.3
+    compared, poorer = ColorSpectra().double(), ColorSpectra().double()
+    for _ in range(60):
+        apart = compared(rich, plain), poorer(plain * 0.7, plain)
+        alike = compared(plain.requires_grad_(), rich), poorer(plain * 0.7, rich)
+    assert apart[0].item() < 1e-3 and alike[0].item() < 1e-3
+    assert poorer(plain * 0.7, plain).item() > 0.3
+    image = (plain.detach() * 0.7).requires_grad_()
+    poorer(image, rich).backward()
+    moved = (
+        ColorSpectra()((image - 0.01 * image.grad / image.grad.abs().max()).detach(), rich),
+        ColorSpectra()(image, rich),
+    )
+    assert moved[0] < moved[1], "the gradient leads away"
 
 
 def test_colors_are_compared_as_files_store_them():
     x, y = pair(2, 3, 16, 16)
     stored = ((x + 1) * 127.5).round() / 127.5 - 1
     smooth = stored + torch.linspace(0, 0.002, 16, dtype=x.dtype)  # of half a level: gone in the file
-    assert color_spectral_loss(smooth, stored).item() < 1e-12 < spectral_loss(smooth, stored).item()
+    assert ColorSpectra()(smooth, stored).item() < 1e-12 < spectral_loss(smooth, stored).item()
     smooth.requires_grad_()
-    color_spectral_loss(smooth, y).backward()
+    ColorSpectra()(smooth, y).backward()
     assert smooth.grad[..., 1:, 1:].abs().min() > 0, "rounding let no gradient pass"
 
 

@@ -195,6 +195,14 @@ def test_a_run_may_start_from_the_networks_of_another(config, tmp_path):
     more = {**settings, "projected": 1.0, "features": "random-16x"}  # a second discriminator may join
     joined = replace(begun, settings=more, output=str(tmp_path / "third"))
     assert same(weights(train(joined, quiet)), state)
+    spectral = {**settings, "spectrum": 1.0}  # and so may what remembers spectra, and leave
+    train(config(method="cut", settings=spectral, output=str(tmp_path / "spectral")), quiet)
+    for given, first in ((spectral, "first"), (settings, "spectral"), (spectral, "spectral")):
+        begun = replace(
+            begun, settings=given, init=str(tmp_path / first), output=str(tmp_path / f"{first}{len(given)}")
+        )
+        state = under(checkpoint.newest(tmp_path / first / "checkpoints")[0], "method.generator.")
+        assert same(weights(train(begun, quiet)), state)
     with pytest.raises(ConfigError, match="other settings"):
         train(config(settings={**SMALL, "width": 8}, init=str(tmp_path / "first"), output=str(tmp_path / "x")), quiet)
     with pytest.raises(CheckpointError, match="no run to start from"):

@@ -1,9 +1,12 @@
-"""Losses: pure functions from tensors to a scalar. They know no networks, and compute in float32 or better."""
+"""Losses: pure functions from tensors to a scalar. They know no networks, and compute in float32 or better.
+
+One remembers what it has seen, and is a module for that.
+"""
 
 from .adversarial import Adversarial, discriminator_loss, fakes_loss, generator_loss
 from .attention import attention_entropy, attention_variation, cam_loss, local_feature_loss
 from .contrastive import patch_nce
-from .frequency import color_spectral_loss, focal_frequency_loss, spectral_loss
+from .frequency import ColorSpectra, focal_frequency_loss, spectral_loss
 from .penalties import gradient_penalty, path_length, r1_penalty
 from .perceptual import (
     Normalization,
@@ -19,6 +22,7 @@ from .weighting import weighted_mean
 
 __all__ = [
     "Adversarial",
+    "ColorSpectra",
     "Normalization",
     "StyleKind",
     "Variation",
@@ -26,7 +30,6 @@ __all__ = [
     "attention_variation",
     "cam_loss",
     "color_loss",
-    "color_spectral_loss",
     "content_loss",
     "discriminator_loss",
     "fakes_loss",

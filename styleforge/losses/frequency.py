@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..precision import full_precision
 from .pixel import gray, yuv
 
 ROUNDING = 1 / 12  # power of rounding to 8 bit, in squared levels
+BANDS = 32  # of frequencies, from zero to that of a checkerboard
+COARSEST = 4  # band that is compared: of waves of 11 pixels; longer ones are what pictures show
+MEMORY = 100  # batches
 
 
 @full_precision
@@ -38,27 +41,51 @@ def spectral_loss(image: Tensor, target: Tensor) -> Tensor:
         image: (B, 3, H, W) in [-1, 1].
         target: pictures of the same size, any number.
     """
-    return _finer(power_profile(image), power_profile(target))
+    ours, theirs = (power_profile(pictures).mean(0) for pictures in (image, target))
+    half = len(ours) // 2
+    return F.mse_loss(ours[half:], theirs[half:])
 
 
-@full_precision
-def color_spectral_loss(image: Tensor, target: Tensor) -> Tensor:
-    """The same of luma and both chromas, each on the scale of what 8 bit show; see :func:`color_profile`.
+class ColorSpectra(nn.Module):
+    """Detail of luma and of both chromas, fine and less fine, should be as strong as in other pictures on the mean.
 
-    A network that is asked for texture, and not told of its color, makes it of rainbows. On the scale of
-    :func:`spectral_loss`, where the mean brightness is 1, the weak detail of colors does not count.
+    Of :func:`color_profile`, on the scale of what 8 bit show: on that of :func:`spectral_loss`, where the mean
+    brightness is 1, the weak detail of colors does not count, and a network asked for texture makes it of rainbows.
 
-    `image` is looked at as a file would store it, in 8 bit; gradients pass by. Else a network makes the noise by itself
-    that rounding has left in real pictures, and the file then has twice as much of it.
+    Means are over the last :data:`MEMORY` batches, so that pictures may differ in detail, as they do. The means of two
+    batches of two are never alike, and a network that is asked for it gives every picture the same detail.
+
+    Pictures are looked at as files store them, in 8 bit; gradients pass by. Else a network makes the noise by itself
+    that rounding has left in real pictures, and its files then have twice as much of it.
     """
-    stored = ((image + 1) * 127.5).round() / 127.5 - 1
-    return _finer(color_profile(image + (stored - image).detach()), color_profile(target))
 
+    means: Tensor
+    seen: Tensor
 
-def _finer(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Between means over batches, in the finer half of the frequencies."""
-    half = ours.shape[-1] // 2
-    return F.mse_loss(ours.mean(0)[..., half:], theirs.mean(0)[..., half:])
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("means", torch.zeros(2, 3, BANDS))  # of ours, and of those it should be like
+        self.register_buffer("seen", torch.zeros(()))
+
+    @full_precision
+    def forward(self, image: Tensor, target: Tensor) -> Tensor:
+        """Mean squared difference of logarithms.
+
+        Args:
+            image: (B, 3, H, W) in [-1, 1].
+            target: pictures of any number and size.
+        """
+        stored = ((image + 1) * 127.5).round() / 127.5 - 1
+        ours, theirs = (
+            F.adaptive_avg_pool1d(color_profile(pictures).mean(0), BANDS).to(self.means.dtype)
+            for pictures in (image + (stored - image).detach(), target)
+        )
+        with torch.no_grad():
+            self.seen += 1
+            self.means.lerp_(torch.stack([ours, theirs]), 1 / self.seen.clamp_max(MEMORY))
+        mean, wanted = self.means.clone()
+        mean = mean + ours - ours.detach()  # the gradient of a mean that ours are all of
+        return F.mse_loss(mean[:, COARSEST:], wanted[:, COARSEST:])
 
 
 @full_precision
