@@ -474,10 +474,12 @@ def to_array(planes: Tensor) -> np.ndarray:
         ImageError: NaN or infinity.
     """
     planes = planes.float()
-    if not torch.isfinite(planes).all():
+    # A sum is sooner made than all are looked at, and is not finite if one is not.
+    if not planes.sum().isfinite() and not planes.isfinite().all():
         todo = "The weights or the input of the model are broken."
         raise ImageError("The picture holds NaN or infinity", found=tuple(planes.shape), todo=todo)
-    return ((planes + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    levels = (planes + 1).mul_(127.5).round_().clamp_(0, 255)
+    return levels.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 
 
 def with_alpha(rgb: np.ndarray, alpha: np.ndarray | None) -> Image.Image:

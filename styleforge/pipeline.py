@@ -302,7 +302,9 @@ class StylePipeline:
         can = self.model.capabilities
         fits = {"multiple": can.multiple, "smallest": can.smallest}
         source = Pixels(picture, **fits, dtype=self.dtype, device=self.device)
-        canvas = _Canvas(source, array, lambda before, styled: _blend(before, styled, rest, color))
+        plain = rest == 1 and color is None
+        finish = None if plain else lambda before, styled: _blend(before, styled, rest, color)
+        canvas = _Canvas(source, array, finish)
         self._engine(source, options, given, into=canvas)
 
     @torch.inference_mode()
@@ -483,10 +485,11 @@ class _Canvas:
     Args:
         source: the picture.
         array: (H, W, 3) uint8, for what comes out.
-        finish: makes (1, 3, h, w) in [-1, 1] of a part of the picture and of the same part as the network gave it.
+        finish: makes (1, 3, h, w) in [-1, 1] of a part of the picture and of the same part as the network gave it;
+            the latter, when None.
     """
 
-    def __init__(self, source: Pixels, array: Any, finish: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, source: Pixels, array: Any, finish: Callable[[Tensor, Tensor], Tensor] | None) -> None:
         self._source, self._array, self._finish = source, array, finish
 
     def __setitem__(self, place: tuple[slice, slice, slice, slice], styled: Tensor) -> None:
@@ -494,7 +497,7 @@ class _Canvas:
         height, width = rows.stop - rows.start, columns.stop - columns.start  # without padding
         if height and width:
             styled = styled[..., :height, :width].expand(-1, 3, -1, -1)
-            made = self._finish(self._source[:, :, rows, columns], styled)
+            made = self._finish(self._source[:, :, rows, columns], styled) if self._finish else styled
             self._array[rows, columns] = images.to_array(made[0])
 
 
