@@ -123,6 +123,26 @@ def test_what_goes_by_values_or_by_chance_is_not_noted_down(chance):
         assert torch.equal(engine.run(model, -bright, shortcut=replay), bright)
 
 
+class Writes(nn.Module):
+    """Into a copy of its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, image):
+        copy = self.conv.weight.to(torch.bfloat16)
+        copy.view(-1).mul_(2)
+        return nn.functional.relu(self.conv(image)) + copy.float().sum()
+
+
+def test_what_is_written_into_a_copy_is_gone_the_next_time():
+    model = Writes().eval()
+    replay, (picture,) = Replay(model), torch.rand(1, 1, 3, 8, 8)
+    made = [engine.run(model, picture, shortcut=replay) for _ in range(4)]
+    assert noted(replay) == 1 and all(torch.equal(one, engine.run(model, picture)) for one in made)
+
+
 class Remembers(nn.Module):
     """Adds what no part of it and no argument is."""
 

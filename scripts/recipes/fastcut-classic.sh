@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# fastcut-classic: photographs to oil paintings of 1490 to 1930; 105 minutes on 2 CPU cores shared with other work.
+# fastcut-classic: photographs to oil paintings of 1490 to 1930; 105 minutes on 2 CPU cores shared with other work, and 95
+# minutes of a core with AMX.
 # The first stage is what scripts/style_in_an_hour.sh did at that time (it kept a tenth of the pictures apart); the second
 # takes away its grid. Then a discriminator that looks through a frozen VGG-19 joins, first without, then with shift
-# equivariance, and at last a loss on spectra. (The fourth stage was run with a weaker form of that loss, too.)
-# --spectrum was then a loss that borders of squares made blind to weak detail of colors: today it asks for more.
+# equivariance, and a loss on spectra; the last two are about detail. (The fourth stage was run with a weaker form of that
+# loss, too. In the first five --spectrum was a loss of two batches, blind to weak detail of colors.)
 . "$(dirname "$0")/common.bash"
 common=(--source "$data/photo2classic/trainA" --target "$data/photo2classic/trainB" --size 128 --batch-size 2
     --width 32 --blocks 6 --downsample blur --upsample blur --discriminator-layers 2 --discriminator-downsample blur
@@ -16,5 +17,6 @@ train fastcut "${common[@]}" --zoom 1.25,2.0 --output "$run-2" --init "$run-1" -
 train fastcut "${common[@]}" "${projected[@]}" --output "$run-3" --init "$run-2" --steps 700 --decay 0 "$@"
 train fastcut "${common[@]}" "${projected[@]}" --output "$run-4" --init "$run-3" --steps 600 --decay 0.6 \
     --shift-equivariance 10 "$@"
-train fastcut "${common[@]}" "${projected[@]}" --output "$run" --init "$run-4" --steps 400 --decay 0.7 \
+train fastcut "${common[@]}" "${projected[@]}" --output "$run-5" --init "$run-4" --steps 400 --decay 0.7 \
     --shift-equivariance 6 --spectrum 1 "$@"
+detail fastcut-classic "$run-5" "$data/photo2classic" "$@"

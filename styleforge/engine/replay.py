@@ -146,8 +146,8 @@ class _Notes(TorchDispatchMode):
         for node in reversed(self._graph.nodes):
             if "fixed" in node.meta and not node.users:
                 self._graph.erase_node(node)
-            elif "fixed" in node.meta and node.op != "get_attr":
-                self._foresee(node, known)
+            elif "fixed" in node.meta and node.op != "get_attr" and all(u.target in _CONVOLVING for u in node.users):
+                self._foresee(node, known)  # for whom nothing writes into it
         for node in self._graph.nodes:
             behind = next(iter(node.users), None)
             if node.target in _CONVOLVING and len(node.users) == 1 and behind.target in _RELU:
