@@ -40,7 +40,9 @@ class StylePipeline:
     Args:
         model: a network that makes pictures: from a picture, from a picture and a picture of the style, or from noise.
         policy: limits on the pictures that come in.
-        fast: compute in bfloat16 where the processor does that by itself; at least 40 dB of float32.
+        fast: compute in bfloat16 where the processor does that by itself; at least 40 dB of float32. Weights of
+            convolutions are then kept in the processor's order from the second picture of a size on, half of their
+            size in float32, see :mod:`styleforge.engine.replay`.
         compile: use torch.compile, for many pictures of one size: the first of each size takes seconds to minutes,
             those after it are sooner done on some machines, and on others not (`scripts/benchmark.py --compile`
             measures). Without a compiler (a C++ compiler, for CPUs) it warns and goes on without; so do networks that

@@ -1,22 +1,6 @@
 #!/usr/bin/env bash
-# fastcut-classic: photographs to oil paintings of 1490 to 1930; 105 minutes on 2 CPU cores shared with other work, and 95
-# minutes of a core with AMX.
-# The first stage is what scripts/style_in_an_hour.sh did at that time (it kept a tenth of the pictures apart); the second
-# takes away its grid. Then a discriminator that looks through a frozen VGG-19 joins, first without, then with shift
-# equivariance, and a loss on spectra; the last two are about detail. (The fourth stage was run with a weaker form of that
-# loss, too. In the first five --spectrum was a loss of two batches, blind to weak detail of colors.)
+# fastcut-classic: photographs to oil paintings of 1490 to 1930, their detail as fine as that of paintings; after
+# fastcut-classic-bold, which it goes on from. See `detail` in common.bash.
 . "$(dirname "$0")/common.bash"
-common=(--source "$data/photo2classic/trainA" --target "$data/photo2classic/trainB" --size 128 --batch-size 2
-    --width 32 --blocks 6 --downsample blur --upsample blur --discriminator-layers 2 --discriminator-downsample blur
-    --nce 1.5 --identity-l1 3 --save-every 100)
-projected=(--zoom 1.7,2.0 --projected 1 --features "$vgg" --judge-every 0 --ema 0.99)
-run="$runs/fastcut-classic"
-train fastcut "${common[@]}" --zoom 1.25,2.0 --output "$run-1" --steps 5600 "$@"
-train fastcut "${common[@]}" --zoom 1.25,2.0 --output "$run-2" --init "$run-1" --steps 900 --decay 0.5 --ema 0.99 \
-    --shift-equivariance 10 "$@"
-train fastcut "${common[@]}" "${projected[@]}" --output "$run-3" --init "$run-2" --steps 700 --decay 0 "$@"
-train fastcut "${common[@]}" "${projected[@]}" --output "$run-4" --init "$run-3" --steps 600 --decay 0.6 \
-    --shift-equivariance 10 "$@"
-train fastcut "${common[@]}" "${projected[@]}" --output "$run-5" --init "$run-4" --steps 400 --decay 0.7 \
-    --shift-equivariance 6 --spectrum 1 "$@"
-detail fastcut-classic "$run-5" "$data/photo2classic" "$@"
+[ -e "$runs/fastcut-classic-bold" ] || bash scripts/recipes/fastcut-classic-bold.sh
+detail fastcut-classic "$runs/fastcut-classic-bold" "$data/photo2classic" "$@"

@@ -1,14 +1,6 @@
 #!/usr/bin/env bash
-# fastcut-impressionist: photographs to the impressionists' brush; 15 minutes on 2 CPU cores with AVX512-BF16, after
-# fastcut-monet (80 minutes), whose networks it begins with, and 95 minutes of a core with AMX. A discriminator that looks
-# through a frozen VGG-19 joins; the second stage takes away the grid; the last two are about detail. (The first was to be
-# longer and was stopped when its pictures were good.)
+# fastcut-impressionist: photographs to the impressionists' brush, its detail as fine as theirs; after
+# fastcut-impressionist-bold, which it goes on from. See `detail` in common.bash.
 . "$(dirname "$0")/common.bash"
-[ -e runs/fastcut-monet ] || bash scripts/recipes/fastcut-monet.sh
-common=(--source "$data/photo2impressionist/trainA" --target "$data/photo2impressionist/trainB" --size 128
-    --zoom 1.7,2.0 --batch-size 2 --width 32 --blocks 6 --discriminator-width 64 --discriminator-layers 2 --nce 1.5
-    --identity-l1 3 --projected 1 --features "$vgg" --judge-every 0 --save-every 100 --ema 0.99)
-run="$runs/fastcut-impressionist"
-train fastcut "${common[@]}" --output "$run-1" --init runs/fastcut-monet --steps 702 --decay 0 "$@"
-train fastcut "${common[@]}" --output "$run-2" --init "$run-1" --steps 600 --decay 0.6 --shift-equivariance 10 "$@"
-detail fastcut-impressionist "$run-2" "$data/photo2impressionist" "$@"
+[ -e "$runs/fastcut-impressionist-bold" ] || bash scripts/recipes/fastcut-impressionist-bold.sh
+detail fastcut-impressionist "$runs/fastcut-impressionist-bold" "$data/photo2impressionist" "$@"

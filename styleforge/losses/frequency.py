@@ -13,6 +13,7 @@ ROUNDING = 1 / 12  # power of rounding to 8 bit, in squared levels
 BANDS = 32  # of frequencies, from zero to that of a checkerboard
 COARSEST = 4  # band that is compared: of waves of 11 pixels; longer ones are what pictures show
 MEMORY = 100  # batches
+ALIKE = 0.1  # deviation, in natural logarithms of power, below which pictures count as alike
 
 
 @full_precision
@@ -51,6 +52,8 @@ class ColorSpectra(nn.Module):
 
     Of :func:`color_profile`, on the scale of what 8 bit show: on that of :func:`spectral_loss`, where the mean
     brightness is 1, the weak detail of colors does not count, and a network asked for texture makes it of rainbows.
+    Differences are in deviations between the others: where these are all alike, in the finest detail of colors, little
+    is seen.
 
     Means are over the last :data:`MEMORY` batches, so that pictures may differ in detail, as they do. The means of two
     batches of two are never alike, and a network that is asked for it gives every picture the same detail.
@@ -64,12 +67,13 @@ class ColorSpectra(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("means", torch.zeros(2, 3, BANDS))  # of ours, and of those it should be like
+        # Of ours, of those it should be like, and of the squares of these.
+        self.register_buffer("means", torch.zeros(3, 3, BANDS))
         self.register_buffer("seen", torch.zeros(()))
 
     @full_precision
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
-        """Mean squared difference of logarithms.
+        """Mean squared difference of logarithms, in deviations.
 
         Args:
             image: (B, 3, H, W) in [-1, 1].
@@ -77,15 +81,17 @@ class ColorSpectra(nn.Module):
         """
         stored = ((image + 1) * 127.5).round() / 127.5 - 1
         ours, theirs = (
-            F.adaptive_avg_pool1d(color_profile(pictures).mean(0), BANDS).to(self.means.dtype)
+            F.adaptive_avg_pool1d(color_profile(pictures), BANDS).to(self.means.dtype)
             for pictures in (image + (stored - image).detach(), target)
         )
         with torch.no_grad():
             self.seen += 1
-            self.means.lerp_(torch.stack([ours, theirs]), 1 / self.seen.clamp_max(MEMORY))
-        mean, wanted = self.means.clone()
-        mean = mean + ours - ours.detach()  # the gradient of a mean that ours are all of
-        return F.mse_loss(mean[:, COARSEST:], wanted[:, COARSEST:])
+            now = torch.stack([each.mean(0) for each in (ours, theirs, theirs.square())])
+            self.means.lerp_(now, 1 / self.seen.clamp_max(MEMORY))
+        mean, wanted, squares = self.means.clone()
+        mean = mean + (ours - ours.detach()).mean(0)  # the gradient of a mean that ours are all of
+        deviation = (squares - wanted.square()).clamp_min(ALIKE**2).sqrt()
+        return ((mean - wanted) / deviation)[:, COARSEST:].square().mean()
 
 
 @full_precision
