@@ -63,8 +63,9 @@ class CUT(Method):
             and its moved translation. Not in the paper: a pattern that is bound to the grid of the network's steps (4
             pixels), and not to what is shown, stays where it is. Costs a third of the speed.
         spectrum: weight of :class:`~styleforge.losses.ColorSpectra`: detail as strong as in the target pictures,
-            neither blurred nor made of rainbows. Not in the paper; 10 suits. The finest is only there where
-            squares are not resized: with one zoom for all, 2,2 and not 1.7,2.
+            neither blurred nor made of rainbows. Not in the paper; 3 suits pictures that are near already, and drowns
+            all else where they are not. The finest is only there where squares are not resized: with one zoom for
+            all, 2,2 and not 1.7,2.
         nce_blocks: residual blocks whose output is compared, beside the picture and both steps down.
         patches: places compared in each feature map.
         temperature: of the contrast.
