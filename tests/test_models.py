@@ -129,7 +129,8 @@ def pin(variant):
 @every
 def test_pinned_numbers(variant):
     found, pinned = pin(variant), json.loads(PINS.read_text())[name_of(variant)]
-    tolerance = 1e-6 if variant[1].get("spectral_norm") else 1e-9  # found by iteration
+    # What is found by iteration; and processors multiply large matrices in different orders: 3e-9 was seen.
+    tolerance = 1e-6 if variant[1].get("spectral_norm") else 1e-8
     assert found.pop("shape") == pinned.pop("shape")
     assert found.keys() == pinned.keys()
     for key in pinned:
@@ -407,7 +408,7 @@ def test_convolutions_have_a_bias_only_where_no_norm_takes_it_away():
         biased = sorted(key for key, m in convolutions.items() if m.bias is not None)
         first, last = next(iter(convolutions)), list(convolutions)[-1]
         if variant[0] is ResnetGenerator:
-            assert biased == ["head"]
+            assert biased == [*(["detail.conv1", "detail.conv2"] if network.detail else []), "head"]
         elif variant[0] is UNetGenerator:
             inner = len(network.down) - 1
             assert biased == (["down.0", f"down.{inner}", "up.0"] if norm == "instance" else ["up.0"])
