@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,6 +77,8 @@ ENCODERS: dict[str, tuple[str, ...]] = {
 }
 # A part of a network, and the setting that brings it, which a style may get anew: it begins without effect.
 GROWN = "detail"
+# A part that is fitted to a finished style and does not learn: what is trained on goes without.
+FITTED = "equalizer"
 # Settings that make sense only once: AnimeGAN's first steps paint the photograph itself.
 AGAIN: dict[str, dict[str, Any]] = {"animegan": {"warmup": 0}}
 # What of its `train.json` a style tells others; folders of the author's machine are none of their business.
@@ -523,6 +526,13 @@ def _fill(network: PretrainedMixin, files: StyleFiles) -> None:
     new = {name: tensor for name, tensor in network.state_dict().items() if name.startswith(f"{GROWN}.")}
     if new and not published.config[GROWN]:
         free.add(GROWN)
+    if published.config.get(FITTED) and not network.config[FITTED]:
+        free.add(FITTED)
+        warnings.warn(
+            f"The {FITTED} of this style ({files.where}) is left out: when it has learnt, fit it a new one, by "
+            "`styleforge equalize`.",
+            stacklevel=2,
+        )
     for key, ours in network.config.items():
         if key not in free and published.config[key] != ours:
             raise ConfigError(
@@ -532,7 +542,12 @@ def _fill(network: PretrainedMixin, files: StyleFiles) -> None:
                 allowed=f"{ours!r}, as the method is set",
                 todo=f"Set {key} as the style has it, or choose a method that can.",
             )
-    network.load_state_dict((new if GROWN in free else {}) | published.state_dict())
+    known = {
+        name: tensor
+        for name, tensor in published.state_dict().items()
+        if FITTED not in free or not name.startswith(f"{FITTED}.")
+    }
+    network.load_state_dict((new if GROWN in free else {}) | known)
 
 
 def _discriminators(method: Method) -> Iterator[PretrainedMixin]:

@@ -46,7 +46,7 @@ LAYERS = [
     ["engine", "metrics", "models"],
     ["data", "discover", "invert", "methods", "pipeline", "quality"],
     ["adaptation", "batch", "datacheck", "export", "large", "runs", "samples"],
-    ["cards", "convert", "explain", "push", "report", "survey", "video"],
+    ["cards", "convert", "equalize", "explain", "push", "report", "survey", "video"],
     ["bridges", "demo", "evaluation_page", "train"],
     ["evaluate", "fit"],
     ["cli"],

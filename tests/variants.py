@@ -51,6 +51,7 @@ VARIANTS = [
     (ResnetGenerator, {"downsample": "blur", "upsample": "blur"}),
     (ResnetGenerator, {"upsample": "resize", "in_channels": 1, "blocks": 0}),
     (ResnetGenerator, {"detail": True, "in_channels": 1}),
+    (ResnetGenerator, {"equalizer": True, "out_channels": 2}),
     (RestorationUNet, {}),
     (RestorationUNet, {"levels": 1, "blocks": 1}),
     (StyleGAN2Generator, {"size": 32, "noise_size": 8, "style_size": 12, "mapping_layers": 2}),

@@ -18,7 +18,7 @@ from . import learn, share, use
 
 SECTIONS: dict[str, list[click.Command]] = {
     "Use styles": [use.stylize, use.batch, use.video, use.generate, use.invert, use.explain, use.export],
-    "Make styles": [learn.data, learn.train, learn.adapt, learn.distill, learn.report, learn.evaluate],
+    "Make styles": [learn.data, learn.train, learn.adapt, learn.distill, learn.equalize, learn.report, learn.evaluate],
     "Share styles": [share.styles, share.convert, share.card, share.push, share.demo, share.survey],
     "This machine": [share.doctor, share.completion],
 }

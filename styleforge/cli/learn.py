@@ -99,6 +99,40 @@ def distill(revision: str | None) -> None:
 
 
 @click.command()
+@click.argument("style", type=click.Path())
+@click.option("--source", type=click.Path(path_type=Path), required=True, help="Folder of pictures to be styled.")
+@click.option(
+    "--target", type=click.Path(path_type=Path), required=True, help="Folder of the pictures that it learnt from."
+)
+@output_option("Folder for the style; new, or empty.")
+@click.option("--strength", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Share of its effect.")
+@click.option("--size", type=click.IntRange(32, 4096), default=256, show_default=True, help="Side of the squares.")
+@click.option("--limit", type=click.IntRange(3), default=60, show_default=True, help="Most pictures of the source.")
+@REVISION
+def equalize(style: str, output: Path, **options: Any) -> None:
+    """Give STYLE a filter with which its pictures have detail as strong as those of --target; half a minute.
+
+    For styles of cut, fastcut, cyclegan and pix2pix with a ResNet. Take the pictures that it was trained with: what
+    `styleforge evaluate` then says of others is honest.
+    """
+    from tqdm import tqdm
+
+    from ..equalize import equalize as fit
+
+    with tqdm(unit="picture", disable=None, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        made = fit(style, output=output, progress=show, **options)
+    click.echo(
+        f"{output}  (texture distance of these pictures {made.before:.2f}, now {made.after:.2f}; "
+        f"photographs {made.photographs:.2f})"
+    )
+
+
+@click.command()
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def report(run: Path) -> None:
     """Write report.html of RUN anew: curves, pictures over time, what was noticed."""

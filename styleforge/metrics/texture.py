@@ -25,23 +25,29 @@ FLOOR = 1 / 12  # power of rounding to 8 bit, in squared levels: what lies below
 FARTHEST = 6.0  # deviations from the mean; whatever lies beyond lies there
 
 
-@exact(BLOCK)
-def spectrum(images: Tensor) -> Tensor:
+def log_power(images: Tensor) -> Tensor:
     """Log power of each frequency of 8 x 8 blocks (DCT-II, orthonormal) of luma and both chromas, mean over blocks.
 
     Args:
         images: (B, 3, H, W) in [-1, 1]. Rows and columns beyond a multiple of 8 are left out.
 
     Returns:
-        (B, 192), float64, of levels of 8 bit.
+        (B, 192), of levels of 8 bit.
+    """
+    blocks = yuv((images + 1) * 127.5).unfold(2, BLOCK, BLOCK).unfold(3, BLOCK, BLOCK)
+    matrix = _cosines().to(images)
+    power = (matrix @ blocks @ matrix.T).square().mean((2, 3))
+    return (power + FLOOR).log().flatten(1)
+
+
+@exact(BLOCK)
+def spectrum(images: Tensor) -> Tensor:
+    """:func:`log_power` in float64.
 
     Raises:
         ImageError: see :func:`styleforge.metrics.pictures.exact`.
     """
-    blocks = yuv((images + 1) * 127.5).unfold(2, BLOCK, BLOCK).unfold(3, BLOCK, BLOCK)
-    matrix = _cosines()
-    power = (matrix @ blocks @ matrix.T).square().mean((2, 3))
-    return (power + FLOOR).log().flatten(1)
+    return log_power(images)
 
 
 def texture(real: Tensor, fake: Tensor) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..configs import Channels, Range, Width
 from ..hub import Capabilities, PretrainedMixin
 from ..layers import BlurDown, BlurUp, init_normal, norm
+from ..precision import full_precision
 
 Statistics = Literal["running", "batch"]
 _PADDING = {"zero": "zeros", "reflect": "reflect"}  # our word: torch's
@@ -104,7 +105,23 @@ class Detail(nn.Module):
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
         """Maps (B, C, H, W) and the picture (B, inputs, H, W) to maps."""
-        return x + self.conv2(F.relu(self.conv1(torch.cat([x, image], dim=1)), inplace=True))
+        both = torch.cat([x, image.to(x.dtype)], dim=1)  # under autocast a float32 picture would make all of it float32
+        return x + self.conv2(F.relu(self.conv1(both), inplace=True))
+
+
+class Equalizer(nn.Conv2d):
+    """A filter of 7 x 7 over the finished picture: how strong its detail of each size is. Begins without effect."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 7, padding=3, padding_mode="reflect", bias=False)
+
+    def reset_parameters(self) -> None:
+        """Begin as a filter that changes nothing."""
+        nn.init.dirac_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) in [-1, 1] to the same; in float32, because half of it would round more than 8 bit do."""
+        return _filtered(x, self.weight).to(x.dtype)
 
 
 class ResnetGenerator(PretrainedMixin, tags=["image-to-image", "resnet"]):
@@ -129,6 +146,8 @@ class ResnetGenerator(PretrainedMixin, tags=["image-to-image", "resnet"]):
         detail: two more convolutions behind the way up, which see the picture beside the maps and add to these. Not
             in the papers, whose networks have to make grain and thin lines from maps a quarter of the size, with
             patterns of 4 pixels. Begins without effect.
+        equalizer: a filter behind the tanh, which sets how strong detail of each size is; not in the papers. Begins
+            without effect; :func:`styleforge.equalize.equalize` fits it.
     """
 
     capabilities = Capabilities(multiple=4, smallest=8)
@@ -147,6 +166,7 @@ class ResnetGenerator(PretrainedMixin, tags=["image-to-image", "resnet"]):
         border: Literal["zero", "reflect"] = "zero",
         statistics: Statistics = "running",
         detail: bool = False,
+        equalizer: bool = False,
     ) -> None:
         super().__init__()
         blur = downsample == "blur"
@@ -164,6 +184,7 @@ class ResnetGenerator(PretrainedMixin, tags=["image-to-image", "resnet"]):
         init_normal(self)
         if detail:
             nn.init.zeros_(self.detail.conv2.weight)
+        self.equalizer = Equalizer(out_channels) if equalizer else None
 
     def forward(self, image: Tensor) -> Tensor:
         """Style a picture.
@@ -179,7 +200,8 @@ class ResnetGenerator(PretrainedMixin, tags=["image-to-image", "resnet"]):
             x = step(x)
         if self.detail is not None:
             x = self.detail(x, image)
-        return self.head(x).tanh()
+        made = self.head(x).tanh()
+        return made if self.equalizer is None else self.equalizer(made)
 
     def features(self, image: Tensor, blocks: tuple[int, ...] = (0, 4)) -> list[Tensor]:
         """What CUT compares: the padded picture, both convolutions on the way down, and some blocks.
@@ -208,6 +230,11 @@ class ResnetGenerator(PretrainedMixin, tags=["image-to-image", "resnet"]):
 
     def _start(self, image: Tensor) -> Tensor:
         return F.relu(self.stem_norm(self.stem(image)), inplace=True)
+
+
+@full_precision
+def _filtered(image: Tensor, weight: Tensor) -> Tensor:
+    return F.conv2d(F.pad(image, (3, 3, 3, 3), mode="reflect"), weight).clamp(-1, 1)
 
 
 _norm = norm  # the constructor's argument of that name hides it
