@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..hub import PretrainedMixin
 from ..losses import content_loss, gram, gram_loss
 from ..models import MiniGenerator
-from .base import Batch, Method, Player, Terms
+from .base import Batch, Method, Player, Terms, unsteadiness
 
 
 class Distill(Method):
@@ -35,6 +35,8 @@ class Distill(Method):
         l1: weight of the distance in pixels. By itself it blurs what the student cannot foresee.
         content: weight of the squared distance of features, as a share of their size.
         style: weight of the squared distance of their Gram matrices, likewise.
+        shift_equivariance: weight of how far the student's picture changes when its source moves, see
+            :func:`~styleforge.methods.base.unsteadiness`: its steps of 2 and 4 pixels leave a grid. Not in the paper.
         lr: learning rate.
     """
 
@@ -54,6 +56,7 @@ class Distill(Method):
         l1: Weight = 1.0,
         content: Weight = 1.0,
         style: Weight = 0.5,
+        shift_equivariance: Weight = 0.0,
         lr: Annotated[float, Range(0, 1)] = 2e-3,
     ) -> None:
         super().__init__()
@@ -61,6 +64,7 @@ class Distill(Method):
         _check_teacher(network, teacher)
         self._teacher = [network]  # in a list: no part of what is trained, stored and published
         self.layers, self.l1, self.content, self.style, self.lr = tuple(layers), l1, content, style, lr
+        self.shift_equivariance = shift_equivariance
         self.features = feature_networks.load(features)
         self.generator = MiniGenerator(width=width, blocks=blocks)
 
@@ -91,11 +95,14 @@ class Distill(Method):
         pairs = [(seen[layer], wanted[layer]) for layer in self.layers]
         content = [content_loss(ours, theirs) / theirs.square().mean() for ours, theirs in pairs]
         style = [gram_loss(ours, theirs) / gram(theirs).square().mean() for ours, theirs in pairs]
-        return {
+        terms = {
             "l1": self.l1 * F.l1_loss(fake, target),
             "content": self.content * torch.stack(content).mean(),
             "style": self.style * torch.stack(style).mean(),
         }
+        if self.shift_equivariance:
+            terms["shift"] = self.shift_equivariance * unsteadiness(self.generator, batch["source"], fake, batch)
+        return terms
 
     def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
         return {"": self.generator}
