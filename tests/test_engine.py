@@ -34,6 +34,7 @@ TILED = [
     (ResnetGenerator, {"blocks": 1, "downsample": "blur", "upsample": "blur"}),
     (ResnetGenerator, {"blocks": 1, "norm": "batch"}),
     (ResnetGenerator, {"blocks": 1, "detail": True}),
+    (ResnetGenerator, {"blocks": 1, "equalizer": True}),
     (TransformerNet, {"blocks": 1}),
     (AnimeGANGenerator, {}),
     (AnimeGANGenerator, {"align_corners": False}),
@@ -342,6 +343,44 @@ def test_wide_convolutions_multiply_less_in_float32_only(half, monkeypatch):
     assert not winograd.suits(x[..., :31], weight, *wanted) and not winograd.suits(x.double(), weight, *wanted)
     with torch.enable_grad():
         assert not winograd.suits(x, weight, *wanted), "it has no gradients"
+
+
+@torch.no_grad()
+def test_in_half_a_relu_is_that_of_every_number(monkeypatch):
+    """Positive ones stay as they are, to the last bit, what is below zero is zero, and so is a zero with a sign."""
+    monkeypatch.setattr(engine.fast, "bf16_is_fast", lambda device: True)
+    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.bfloat16)
+    every = every[~every.isnan()].view(1, 2, -1, 1)
+    with engine.accelerate(nn.Conv2d(1, 1, 1)):
+        made, inplace = F.relu(every), every.clone()
+        F.relu(inplace, inplace=True)
+        nn.ReLU()(again := every.clone())
+        kept = F.relu(every.float())
+    assert torch.equal(made.view(torch.int16), every.clamp_min(0).abs().view(torch.int16))
+    assert torch.equal(inplace, made) and torch.equal(again, every) and kept.dtype == torch.float32
+
+
+@pytest.mark.parametrize("channels", [8, 256])
+@torch.no_grad()
+def test_in_half_a_convolution_of_a_padded_map_is_the_same_however_wide(channels, monkeypatch):
+    monkeypatch.setattr(engine.fast, "bf16_is_fast", lambda device: True)
+    torch.manual_seed(0)
+    layer = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect").eval()
+    image = torch.randn(1, channels, 20, 27)
+    with engine.accelerate(layer):
+        made = layer(image)
+    assert made.shape == image.shape and made.is_contiguous(memory_format=torch.channels_last)
+    exact = layer(image)
+    assert (made - exact).abs().max() <= 0.02 * exact.abs().max()
+
+
+@torch.no_grad()
+def test_maps_are_joined_in_one_layout():
+    pixels, image = torch.rand(1, 8, 16, 16).to(memory_format=torch.channels_last), torch.rand(1, 3, 16, 16)
+    with engine.accelerate(nn.Conv2d(1, 1, 1)):
+        made = torch.cat([pixels, image], dim=1)
+    assert made.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(made, torch.cat([pixels, image], dim=1))
 
 
 @torch.no_grad()

@@ -181,6 +181,36 @@ def test_notes_hold_no_pictures_and_only_of_some_sizes():
     assert alive() <= before + 100
 
 
+class Half(nn.Module):
+    """A convolution in half with a ReLU behind it; what the convolution gives may be wanted elsewhere, too."""
+
+    def __init__(self, inplace, also):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.inplace, self.also = nn.Conv2d(3, 3, 3, padding=1), inplace, also
+
+    def forward(self, image):
+        x = self.conv(image)
+        y = nn.functional.relu(x, inplace=self.inplace)
+        return y.float() + x.float() if self.also else y.float()
+
+
+@pytest.mark.parametrize("also", [False, True])
+@pytest.mark.parametrize("inplace", [False, True])
+@torch.no_grad()
+def test_a_relu_behind_a_convolution_is_done_by_it_unless_that_is_wanted_without(inplace, also, monkeypatch):
+    monkeypatch.setattr(engine.fast, "bf16_is_fast", lambda device: True)
+    model = Half(inplace, also).eval()
+    replay = Replay(model)
+    for picture in torch.rand(4, 1, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1:
+        with engine.accelerate(model):
+            plain = model(picture)
+        made = replay(picture, {}, fast=True)
+        assert made is None or torch.equal(made, plain)
+    (notes,) = replay._notes.values()
+    assert ("relu" in notes.code.replace("'relu'", "")) == also
+
+
 def test_ordered_weights_are_kept_once_for_all_sizes():
     model = small()
     replay = Replay(model)

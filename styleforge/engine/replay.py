@@ -139,7 +139,10 @@ class _Notes(TorchDispatchMode):
         if not self._complete:
             return None
         for node in self._graph.nodes:
-            if node.op == "get_attr":
+            if node.target is _aten.detach.default:
+                node.replace_all_uses_with(node.args[0])
+                self._graph.erase_node(node)
+            elif node.op == "get_attr":
                 node.meta["fixed"] = node.target
             elif node.target in _ORDERING and all("fixed" in each.meta for each in node.all_input_nodes):
                 node.meta["fixed"] = f"{node.target}{fx.map_arg((node.args, node.kwargs), _name)}"
@@ -149,11 +152,12 @@ class _Notes(TorchDispatchMode):
             elif "fixed" in node.meta and node.op != "get_attr" and all(u.target in _CONVOLVING for u in node.users):
                 self._foresee(node, known)  # for whom nothing writes into it
         for node in self._graph.nodes:
-            behind = next(iter(node.users), None)
-            if node.target in _CONVOLVING and len(node.users) == 1 and behind.target in _RELU:
+            chain = _activation(node) if node.target in _CONVOLVING else []
+            if chain:
                 node.args = *node.args[:-3], "relu", [], ""
-                behind.replace_all_uses_with(node)
-                self._graph.erase_node(behind)
+                chain[-1].replace_all_uses_with(node)
+            for each in reversed(chain):
+                self._graph.erase_node(each)
         return fx.GraphModule(self._root, self._graph)
 
     def _foresee(self, node: fx.Node, known: dict[str, Tensor]) -> None:
@@ -183,6 +187,18 @@ class _Notes(TorchDispatchMode):
         node = self._nodes.get(tensor)
         self._complete &= node is not None
         return node
+
+
+def _activation(node: fx.Node) -> list[fx.Node]:
+    """The ReLU that alone uses what an operation gives; with what sees that as whole numbers, and back again."""
+    chain = []
+    for wanted in ({_aten.view.dtype}, _RELU, {_aten.view.dtype}):
+        behind = next(iter(node.users), None)
+        if len(node.users) == 1 and behind.target in wanted:
+            node = behind
+            chain.append(node)
+    kinds = [each.target is _aten.view.dtype for each in chain]
+    return chain if kinds in ([False], [True, False, True]) else []
 
 
 def _name(node: fx.Node) -> str:
