@@ -13,6 +13,7 @@ an end marker is legal to libjpeg and comes out grey below; so does any cut file
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import re
@@ -370,16 +371,8 @@ def _srgb(image: Image.Image, profile: bytes | None, where: str) -> np.ndarray:
     if profile and image.mode != "LAB":
         image = image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
         try:  # lcms sees the picture only after this
-            given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            space = given.profile.xcolor_space.strip()
-            if space == "RGB" and image.mode == "L":  # a grey JPEG tagged sRGB is common
-                image = image.convert("RGB")
-            if {"GRAY": "L"}.get(space, space) != image.mode:
-                raise ValueError(f"it is for {space}, the picture is {image.mode}")
-            srgb, intent = ImageCms.createProfile("sRGB"), ImageCms.Intent.PERCEPTUAL
-            # lcms's shortcut for a grey curve is up to 10 levels off in the shadows.
-            flags = ImageCms.Flags.NOOPTIMIZE if image.mode == "L" else ImageCms.Flags.NONE
-            transform = ImageCms.buildTransform(given, srgb, image.mode, "RGB", intent, flags)
+            transform = _to_srgb(profile, image.mode)
+            image = image.convert(transform.inputMode)
         except Exception as error:
             warnings.warn(f"{where}: a broken colour profile is ignored ({error})", stacklevel=6)
         else:
@@ -387,6 +380,21 @@ def _srgb(image: Image.Image, profile: bytes | None, where: str) -> np.ndarray:
                 return np.asarray(transform.apply(_ramp()))[0][np.asarray(image)]
             return np.array(transform.apply(image))
     return _grey(np.asarray(image)) if image.mode == "L" else np.array(image.convert("RGB"))
+
+
+@functools.lru_cache(maxsize=8)  # to make one takes longer than to use it, and most pictures have one of a few
+def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
+    """From a profile, for pictures of a mode; which lcms lets threads share."""
+    given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    space = given.profile.xcolor_space.strip()
+    if space == "RGB" and mode == "L":  # a grey JPEG tagged sRGB is common
+        mode = "RGB"
+    if {"GRAY": "L"}.get(space, space) != mode:
+        raise ValueError(f"it is for {space}, the picture is {mode}")
+    # lcms's shortcut for a grey curve is up to 10 levels off in the shadows.
+    flags = ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE
+    srgb, intent = ImageCms.createProfile("sRGB"), ImageCms.Intent.PERCEPTUAL
+    return ImageCms.buildTransform(given, srgb, mode, "RGB", intent, flags)
 
 
 # --------------------------------------------------------------------------- arrays, tensors -> Picture
