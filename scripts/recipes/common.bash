@@ -14,18 +14,20 @@ adapt() { "${PYTHON:-python}" -m styleforge adapt "$@" --license apache-2.0; }
 # the picture at full size, and learns to make detail of it, from squares that were not resized. (Ours began without the
 # base's discriminators; its first run was stopped after 2363 steps, in the middle of its decay; and in the first two
 # --spectrum had earlier forms: of two batches, weight 1; and of means in no deviations, weight 10. A fourth run, at 256 px,
-# made nothing better.)
+# made nothing better.) What is published is in "$run/equalized": how strong detail is, fitted to the same pictures.
 detail() {
-    local name="$1" base="$2" folder="$3" run="$runs/$1"
+    local name="$1" base="$2" folder="$3" strength="$4" run="$runs/$1"
     local common=(--source "$folder/trainA" --target "$folder/trainB" --size 128 --zoom 2,2 --batch-size 2 --detail
         --discriminator-width 64 --discriminator-layers 2 --nce 1.5 --identity-l1 3 --projected 1 --features "$vgg"
         --spectrum 3 --shift-equivariance 10 --judge-every 0 --save-every 100 --ema 0.995)
     adapt "$base" "${common[@]}" --output "$run-1" --steps 3600 --lr-scale 1 --decay 0.5 \
-        --discriminator-warmup 200 "${@:4}"
+        --discriminator-warmup 200 "${@:5}"
     adapt "$run-1" "${common[@]}" --output "$run-2" --steps 1100 --lr-scale 0.7 --decay 0.7 \
-        --discriminator-warmup 120 "${@:4}"
+        --discriminator-warmup 120 "${@:5}"
     adapt "$run-2" "${common[@]}" --output "$run" --steps 420 --lr-scale 0.4 --decay 0.8 \
-        --discriminator-warmup 80 "${@:4}"
+        --discriminator-warmup 80 "${@:5}"
+    [ -e "$run/equalized" ] || "${PYTHON:-python}" -m styleforge equalize "$run" --source "$folder/trainA" \
+        --target "$folder/trainB" --strength "$strength" --output "$run/equalized"
 }
 
 # Fast style of one painting, in two stages: the second takes away a grid that the first one leaves.

@@ -3,4 +3,4 @@
 # fastcut-classic-bold, which it goes on from. See `detail` in common.bash.
 . "$(dirname "$0")/common.bash"
 [ -e "$runs/fastcut-classic-bold" ] || bash scripts/recipes/fastcut-classic-bold.sh
-detail fastcut-classic "$runs/fastcut-classic-bold" "$data/photo2classic" "$@"
+detail fastcut-classic "$runs/fastcut-classic-bold" "$data/photo2classic" 1 "$@"

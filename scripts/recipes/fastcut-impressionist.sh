@@ -3,4 +3,4 @@
 # fastcut-impressionist-bold, which it goes on from. See `detail` in common.bash.
 . "$(dirname "$0")/common.bash"
 [ -e "$runs/fastcut-impressionist-bold" ] || bash scripts/recipes/fastcut-impressionist-bold.sh
-detail fastcut-impressionist "$runs/fastcut-impressionist-bold" "$data/photo2impressionist" "$@"
+detail fastcut-impressionist "$runs/fastcut-impressionist-bold" "$data/photo2impressionist" 0.75 "$@"
