@@ -374,6 +374,16 @@ def test_in_half_a_convolution_of_a_padded_map_is_the_same_however_wide(channels
     assert (made - exact).abs().max() <= 0.02 * exact.abs().max()
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@torch.no_grad()
+def test_a_variance_is_that_of_torch(layout):
+    maps = (torch.randn(2, 5, 300, 200) * torch.rand(5, 1, 1) + 7).contiguous(memory_format=layout)
+    with engine.accelerate(nn.Conv2d(1, 1, 1)):
+        made, other = maps.var((2, 3), keepdim=True), maps.var(1)
+    assert torch.allclose(made, maps.double().var((2, 3), keepdim=True).float(), rtol=1e-5)
+    assert torch.equal(other, maps.var(1))
+
+
 @torch.no_grad()
 def test_maps_are_joined_in_one_layout():
     pixels, image = torch.rand(1, 8, 16, 16).to(memory_format=torch.channels_last), torch.rand(1, 3, 16, 16)

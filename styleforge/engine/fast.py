@@ -109,6 +109,8 @@ class _Faster(TorchFunctionMode):
             weight, bias = (argument(args, kwargs, place, key) for place, key in ((3, "weight"), (4, "bias")))
             with torch.autocast("cpu", enabled=False):
                 return _instance_norm(args[0], weight, bias, argument(args, kwargs, 7, "eps", 1e-5))
+        if name == "var" and args[0].ndim == 4 and args[1:] == ((2, 3),) and kwargs == {"keepdim": True}:
+            return _variance(args[0])
         if not self._half:
             return func(*args, **kwargs)
         if name in ("relu", "relu_") and _as_whole_numbers(args[0]):
@@ -174,6 +176,12 @@ def _instance_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: f
         return F.group_norm(x, x.shape[1], weight, bias, eps)
     made = [normed(one, measure(one, "moments"), weight, bias, eps) for one in x.split(1)]
     return made[0] if len(made) == 1 else torch.cat(made)
+
+
+def _variance(x: Tensor) -> Tensor:
+    """The unbiased one of each channel, in two ways through memory: torch's own takes three to five times as long."""
+    squares = (x - x.mean((2, 3), keepdim=True)).square_()
+    return squares.sum((2, 3), keepdim=True) / (x.shape[2:].numel() - 1)
 
 
 def _own_statistics(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
