@@ -271,8 +271,8 @@ def our_sides(name: str, size: int, compiled: bool) -> dict[str, Callable[[], ob
     if compiled and model.capabilities.inputs == ("image",):
         network = engine.Compiled(model)
         sides["compiled"] = lambda: engine.run(model, image, options=options, shortcut=network)
-    for name in ("ours", "float32"):  # the second picture of a size is noted down
-        sides[name](), sides[name]()
+    for side in ("ours", "float32"):  # the second picture of a size is noted down
+        sides[side](), sides[side]()
     return sides
 
 

@@ -128,3 +128,14 @@ def test_the_student_has_a_megabyte_and_a_tenth_of_the_bundled_teachers_work(tmp
         return counter.get_total_flops()
 
     assert work(PretrainedMixin.from_pretrained("fastcut-monet", dtype=torch.float32)) > 15 * work(student)
+
+
+def test_a_student_is_told_to_follow_a_picture_that_moves(teacher):
+    photos = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    terms = []
+    for weight in (0.0, 2.0, 4.0):
+        torch.manual_seed(0)
+        terms.append(build(teacher, shift_equivariance=weight).terms(Batch({"source": photos, "target": photos}, 0, 0)))
+    assert "shift" not in terms[0] and 0 < terms[1]["shift"] < 8  # at most twice 2 times the range
+    assert terms[2]["shift"].item() == pytest.approx(2 * terms[1]["shift"].item(), rel=1e-5)
+    terms[1]["shift"].backward()
