@@ -372,10 +372,12 @@ def _srgb(image: Image.Image, profile: bytes | None, where: str) -> np.ndarray:
         image = image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
         try:  # lcms sees the picture only after this
             transform = _to_srgb(profile, image.mode)
-            image = image.convert(transform.inputMode)
         except Exception as error:
             warnings.warn(f"{where}: a broken colour profile is ignored ({error})", stacklevel=6)
         else:
+            if transform is None:
+                return np.array(image.convert("RGB"))
+            image = image.convert(transform.inputMode)
             if image.mode == "L":  # a table instead, which is also faster
                 return np.asarray(transform.apply(_ramp()))[0][np.asarray(image)]
             return np.array(transform.apply(image))
@@ -383,18 +385,30 @@ def _srgb(image: Image.Image, profile: bytes | None, where: str) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=8)  # to make one takes longer than to use it, and most pictures have one of a few
-def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
-    """From a profile, for pictures of a mode; which lcms lets threads share."""
+def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """From a profile, for pictures of a mode; None if that changes no color by more than a level of 8 bit.
+
+    Which is so for sRGB in its many versions, that most pictures with a profile have. lcms lets threads share one.
+    """
     given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     space = given.profile.xcolor_space.strip()
     if space == "RGB" and mode == "L":  # a grey JPEG tagged sRGB is common
         mode = "RGB"
     if {"GRAY": "L"}.get(space, space) != mode:
         raise ValueError(f"it is for {space}, the picture is {mode}")
+    srgb, intent = ImageCms.createProfile("sRGB"), ImageCms.Intent.PERCEPTUAL
     # lcms's shortcut for a grey curve is up to 10 levels off in the shadows.
     flags = ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE
-    srgb, intent = ImageCms.createProfile("sRGB"), ImageCms.Intent.PERCEPTUAL
-    return ImageCms.buildTransform(given, srgb, mode, "RGB", intent, flags)
+    transform = ImageCms.buildTransform(given, srgb, mode, "RGB", intent, flags)
+    if mode == "RGB":
+        steps = np.linspace(0, 255, 18, dtype=np.uint8)  # of 15 levels
+        colors = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(18, -1, 3)
+        changed = np.asarray(transform.apply(Image.fromarray(colors)), np.int16) - colors
+        ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+        shades = np.asarray(transform.apply(Image.fromarray(ramp)), np.int16) - ramp
+        if max(abs(changed).max(), abs(shades).max()) <= 1:
+            return None
+    return transform
 
 
 # --------------------------------------------------------------------------- arrays, tensors -> Picture

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from PIL import Image, ImageCms
 
-from styleforge import download
+from styleforge import download, images
 from styleforge.errors import ConfigError, ImageError, ImageFormatRefused, ImageTooLarge, ImageUnreadable
 from styleforge.images import (
     DEFAULT_POLICY,
@@ -550,6 +550,18 @@ def test_an_srgb_profile_changes_nothing():
         warnings.simplefilter("error")
         grey = read(encode(array[..., 0], "PNG", icc_profile=SRGB)).rgb  # which is usual, though not grey
     assert np.abs(grey.astype(int) - array[..., :1]).max() <= 1
+
+
+def test_a_profile_that_is_srgb_costs_nothing_and_one_that_is_a_little_darker_is_heeded():
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, 0x0240)  # a gamma of 2.25
+    primaries = {b"r": (28577, 14580, 912), b"g": (25240, 46981, 6362), b"b": (9379, 3973, 46795)}  # of sRGB, for D50
+    tags = {name + b"TRC": curve for name in primaries}
+    tags |= {name + b"XYZ": b"XYZ " + bytes(4) + struct.pack(">iii", *xyz) for name, xyz in primaries.items()}
+    darker = icc(b"RGB ", {b"wtpt": WHITE, **tags})
+    assert images._to_srgb(SRGB, "RGB") is None and images._to_srgb(SRGB, "L") is None
+    assert images._to_srgb(darker, "RGB") is images._to_srgb(darker, "RGB") is not None
+    array = noise(32, 32)
+    assert 2 <= np.abs(read(encode(array, "PNG", icc_profile=darker)).rgb.astype(int) - array).max() <= 20
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
