@@ -73,7 +73,7 @@ def run(
         made = shortcut(image[:, :, :, :], options or {}, fast=fast)
         if made is not None:
             return painted(made, into)
-    with accelerate(model, enabled=fast):
+    with accelerate(model, enabled=fast, pixels=image.shape[2:].numel()):
         given = {"max_bytes": budget, "statistics": statistics, "options": options, "progress": progress}
         if whole:
             return painted(run_whole(model, image[:, :, :, :], options or {}).to(image.dtype), into)

@@ -27,6 +27,7 @@ WIDE = 256  # channels from which on a convolution as wide as its input, cut aft
 NAIVE = 512 * 512  # most pixels of a bfloat16 map that are summed up one after the other
 KEPT = 256 * 2**20  # bytes of freed memory that the process keeps
 TENSORS = (64 * 2**20, 32 * 2**20)  # for tensors of up to so many; glibc before 2.33 takes only the second
+SMALL = 2**19  # pixels of a picture up to which the first is good
 _OPTIONS = {  # of convolutions, after input, weight and bias
     "conv2d": (("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1)),
     "conv_transpose2d": (("stride", 1), ("padding", 0), ("output_padding", 0), ("groups", 1), ("dilation", 1)),
@@ -36,24 +37,25 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 @contextmanager
-def accelerate(model: nn.Module, *, enabled: bool = True) -> Iterator[None]:
+def accelerate(model: nn.Module, *, enabled: bool = True, pixels: int = 0) -> Iterator[None]:
     """Make calls of `model` fast inside of this context; for inference only.
 
     On a CPU convolutions compute in channels-last layout, two to three times as fast where they change the size of a
     map, and wide ones of 3 x 3 multiply less in float32, see :mod:`styleforge.engine.winograd`. Instance norms are
     computed as group norms with one channel a group, which are the same and faster. Freed memory is kept, see
-    :data:`KEPT`. A float32 network computes in bfloat16 where the processor does so by itself; norms still sum up in
-    float32, and the final tanh keeps its result in float32. On other devices nothing changes.
+    :func:`keep_freed_memory`. A float32 network computes in bfloat16 where the processor does so by itself; norms still
+    sum up in float32, and the final tanh keeps its result in float32. On other devices nothing changes.
 
     Args:
         model: the network; it keeps its weights as they are.
         enabled: False leaves bfloat16 away.
+        pixels: of the picture, for :func:`keep_freed_memory`.
     """
     first = next(model.parameters())
     if first.device.type != "cpu":
         yield
         return
-    _keep_freed_memory()
+    keep_freed_memory(pixels)
     half = enabled and in_half(first)
     with torch.autocast("cpu", torch.bfloat16, enabled=half), _Faster(half):
         yield
@@ -64,17 +66,24 @@ def in_half(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and bf16_is_fast(tensor.device)
 
 
-@functools.cache
-def _keep_freed_memory() -> None:
-    """Let the process keep what is freed, up to :data:`KEPT`; for good, and only with glibc.
+def keep_freed_memory(pixels: int) -> None:
+    """Let the process keep what is freed, up to :data:`KEPT`; from now on, and only with glibc.
 
     By itself glibc gives much of it back to the system, more in one process than in the next, and the system clears
-    each page again when a tensor touches it: 5 to 15 % of the time of a forward pass at 512 px. Wide networks have maps
-    of a little over 32 MB there and at 1024 px: to keep those, too, is another 13 % for ResNet-9, and 0.1 to 0.15 GiB.
+    each page again when a tensor touches it: 5 to 15 % of the time of a forward pass at 512 px, where wide networks
+    have maps of a little over 32 MB. For larger pictures these are given back: kept, they are 0.2 GB more at 1024 px.
+
+    Args:
+        pixels: of the picture that is to be computed.
     """
+    _keep(TENSORS if pixels <= SMALL else TENSORS[1:])
+
+
+@functools.lru_cache(maxsize=1)  # said once, until something else is
+def _keep(tensors: tuple[int, ...]) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     # Not for larger ones: chunks that an aligned tensor just misses would pile up.
-    if mallopt and any(mallopt(_M_MMAP_THRESHOLD, size) for size in TENSORS):
+    if mallopt and any(mallopt(_M_MMAP_THRESHOLD, size) for size in tensors):
         mallopt(_M_TRIM_THRESHOLD, KEPT)
 
 

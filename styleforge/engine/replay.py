@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from . import winograd
-from .fast import accelerate
+from .fast import accelerate, keep_freed_memory
 
 SIZES = 8  # of pictures whose notes are kept; those that were not asked for longest are thrown away
 _ONCE = {torch.Tag.nondeterministic_seeded, torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
@@ -78,11 +78,13 @@ class Replay:
         if first:
             return None
         tensors = [x for x in given if isinstance(x, Tensor)]
+        pixels = image.shape[2:].numel()
         if notes is not None:
+            keep_freed_memory(pixels)
             return notes(*tensors)
         taking = _Notes(tensors, [*parts, *winograd.transforms()])
         plainly = torch.inference_mode(False), torch.no_grad()  # or operations are seen before they are taken apart
-        with plainly[0], plainly[1], accelerate(self.model, enabled=fast), taking:
+        with plainly[0], plainly[1], accelerate(self.model, enabled=fast, pixels=pixels), taking:
             made = self.model(image, **options).to(image.dtype)
         notes = taking.finished(made, known)
         with self._lock:
