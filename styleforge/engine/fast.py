@@ -111,7 +111,7 @@ class _Faster(TorchFunctionMode):
             if self._half and _can_order(x, weight, bias, options["padding"]):
                 return _ordered_convolution(x, weight, bias, **options)
             return func(x, *args[1:], **kwargs)
-        if name in ("cat", "concat", "concatenate") and _in_pixels(args[0]):  # or the sum of layouts is neither of them
+        if name in ("cat", "concat", "concatenate") and args and _in_pixels(args[0]):  # else of neither layout
             parts = [x.contiguous(memory_format=torch.channels_last) for x in args[0]]
             return func(parts, *args[1:], **kwargs)
         if name == "instance_norm" and _own_statistics(args, kwargs):
@@ -122,7 +122,7 @@ class _Faster(TorchFunctionMode):
             return _variance(args[0])
         if not self._half:
             return func(*args, **kwargs)
-        if name in ("relu", "relu_") and _as_whole_numbers(args[0]):
+        if name in ("relu", "relu_") and args and _as_whole_numbers(args[0]):
             inplace = name == "relu_" or argument(args, kwargs, 1, "inplace", False)
             return (torch.relu_ if inplace else torch.relu)(args[0].view(torch.int16)).view(torch.bfloat16)
         if name in ("pad", "interpolate"):  # autocast would do these in float32
@@ -143,10 +143,9 @@ def _as_whole_numbers(x: Tensor) -> bool:
 
 def _in_pixels(maps: Any) -> bool:
     """Whether the first of several maps is channels-last."""
-    first = maps[0] if isinstance(maps, (list, tuple)) else None
-    return all(isinstance(x, Tensor) and x.ndim == 4 for x in maps) and (
-        not first.is_contiguous() and first.is_contiguous(memory_format=torch.channels_last)
-    )
+    if not all(isinstance(x, Tensor) and x.ndim == 4 for x in maps):
+        return False
+    return maps[0].is_contiguous(memory_format=torch.channels_last) and not maps[0].is_contiguous()
 
 
 def _can_order(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Any) -> bool:
