@@ -164,6 +164,7 @@ def _with_filter(network: PretrainedMixin, where: object) -> PretrainedMixin:
             where=where,
             found=type(network).__name__,
             allowed="ResnetGenerator with three output channels: styles of cut, fastcut, cyclegan, pix2pix",
+            todo="Take one of these.",
         )
     tensors = {name: value for name, value in network.state_dict().items() if not name.startswith("equalizer.")}
     new = type(network)(**{**network.config, "equalizer": True})
@@ -174,7 +175,9 @@ def _with_filter(network: PretrainedMixin, where: object) -> PretrainedMixin:
 def _pictures(folder: str | os.PathLike[str]) -> list[Path]:
     found = list_pictures(folder)
     if len(found) < FEWEST:
-        raise DataError("Too few pictures", where=folder, found=len(found), allowed=f"at least {FEWEST}")
+        raise DataError(
+            "Too few pictures", where=folder, found=len(found), allowed=f"at least {FEWEST}", todo="Add some."
+        )
     return found
 
 
