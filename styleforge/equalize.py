@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import configs, images
@@ -24,10 +23,11 @@ from .configs import Range
 from .data import list_pictures
 from .engine import accelerate
 from .errors import ConfigError, DataError
-from .files import replacing_folder
+from .files import new_or_empty, replacing_folder
 from .hub import CARD_NAME, PretrainedMixin
 from .losses.pixel import YUV
 from .metrics.texture import log_power, spectrum, texture
+from .models.resnet import filtered
 
 SIZE, LIMIT, FEWEST = 256, 60, 3  # pixels of the pictures; most of them, and fewest
 STEPS = 40
@@ -91,8 +91,7 @@ def equalize(
         RepoError, WeightsError: see :meth:`styleforge.hub.PretrainedMixin.from_pretrained`.
     """
     configs.check(equalize, {"strength": strength, "size": size, "limit": limit}, "equalize")
-    if output is not None and Path(output).exists() and not (Path(output).is_dir() and not any(Path(output).iterdir())):
-        raise ConfigError("There is something here already", where=output, todo="Choose another folder.")
+    folder = None if output is None else new_or_empty(output)
     base = find(style, revision)
     published = PretrainedMixin.from_files(base.files)
     network = _with_filter(published, base.files.where)
@@ -113,8 +112,8 @@ def equalize(
         spectra = [torch.cat([spectrum(x) for x in pictures.split(1)]) for pictures in (made, network.equalizer(made))]
     before, after = (texture(wanted, each) for each in spectra)
     network.to(published.dtype)
-    if output is not None:
-        _save(network, base.files.weights.parent if base.files.commit is None else None, Path(output))
+    if folder is not None:
+        _save(network, base.files.weights.parent if base.files.commit is None else None, folder)
     return Equalized(network, before, after, texture(wanted, torch.cat(photographs)))
 
 
@@ -134,9 +133,7 @@ def fitted(made: Tensor, wanted: Tensor) -> Tensor:
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        padded = F.pad(made, (3, 3, 3, 3), mode="reflect")
-        filtered = F.conv2d(padded, _in_colors(quarters)).clamp(-1, 1)
-        distance = ((log_power(filtered).mean(0) - mean) / deviation).square().mean()
+        distance = ((log_power(filtered(made, _in_colors(quarters))).mean(0) - mean) / deviation).square().mean()
         total = distance + SMALL * quarters.square().sum()
         total.backward()
         return total

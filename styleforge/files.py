@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from .errors import ConfigError
+
 _TEMPORARY = re.compile(r"\..*-(\d{1,9})-[0-9a-f]{8}\.tmp(\..*)?")
 _ABANDONED = 86_400  # seconds: no writer takes a day
 
@@ -61,6 +63,18 @@ def replacing_folder(folder: str | os.PathLike[str], last: tuple[str, ...] = ())
         _sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def new_or_empty(folder: str | os.PathLike[str]) -> Path:
+    """The folder, which must be new or empty.
+
+    Raises:
+        ConfigError: there is something in it, or it is a file.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ConfigError("There is something here already", where=folder, todo="Choose another folder.")
+    return folder
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:

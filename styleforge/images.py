@@ -402,13 +402,15 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     transform = ImageCms.buildTransform(given, srgb, mode, "RGB", intent, flags)
     if mode == "RGB":
         steps = np.linspace(0, 255, 18, dtype=np.uint8)  # of 15 levels
-        colors = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(18, -1, 3)
-        changed = np.asarray(transform.apply(Image.fromarray(colors)), np.int16) - colors
-        ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
-        shades = np.asarray(transform.apply(Image.fromarray(ramp)), np.int16) - ramp
-        if max(abs(changed).max(), abs(shades).max()) <= 1:
+        colors = Image.fromarray(np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(18, -1, 3))
+        if all(_changed(transform, probe) <= 1 for probe in (colors, _ramp().convert("RGB"))):
             return None
     return transform
+
+
+def _changed(transform: ImageCms.ImageCmsTransform, probe: Image.Image) -> int:
+    """By how many levels at most."""
+    return int(np.abs(np.asarray(transform.apply(probe), np.int16) - np.asarray(probe, np.int16)).max())
 
 
 # --------------------------------------------------------------------------- arrays, tensors -> Picture

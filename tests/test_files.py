@@ -185,9 +185,8 @@ def test_a_removed_folder_goes_as_a_whole(tmp_path, monkeypatch):
 
 KILLED = """
 import os, pathlib, signal, sys
-sys.path.append(sys.argv[1])  # the module by itself: all of styleforge takes a second
-import files
-root = pathlib.Path(sys.argv[2])
+from styleforge import files
+root = pathlib.Path(sys.argv[1])
 with files.replacing(root / "a.json") as a, files.replacing_folder(root / "b/new") as b:
     with files.replacing_folder(root) as c, files.replacing(b / "z.txt") as d:
         for path in (a, b / "x", c / "y", d):
@@ -198,7 +197,7 @@ with files.replacing(root / "a.json") as a, files.replacing_folder(root / "b/new
 
 def killed(folder: Path) -> int:
     """A process that dies while it writes below `folder`; its number."""
-    with subprocess.Popen([sys.executable, "-c", KILLED, str(Path(files.__file__).parent), str(folder)]) as child:
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(folder)]) as child:
         assert child.wait(60) == -signal.SIGKILL
     return child.pid
 

@@ -129,8 +129,11 @@ def pin(variant):
 @every
 def test_pinned_numbers(variant):
     found, pinned = pin(variant), json.loads(PINS.read_text())[name_of(variant)]
-    # What is found by iteration; and processors multiply large matrices in different orders: 3e-9 was seen.
-    tolerance = 1e-6 if variant[1].get("spectral_norm") else 1e-8
+    config, tolerance = variant[1], 1e-9
+    if config.get("spectral_norm"):
+        tolerance = 1e-6  # found by iteration
+    elif config.get("backbone") == "vgg19":
+        tolerance = 1e-8  # processors add up its wide layers in different orders: 3e-9 was seen
     assert found.pop("shape") == pinned.pop("shape")
     assert found.keys() == pinned.keys()
     for key in pinned:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .. import weights
 from ..errors import ConfigError, CorruptFileError, NotAStyle, WeightsMismatch
-from ..files import replacing_folder, write_text
+from ..files import new_or_empty, replacing_folder, write_text
 from ..hub import CARD_NAME, CONFIG_NAME, PretrainedMixin
 from ..layers import BatchNorm
 from .family import Family, Fit, Statistics, Tensors
@@ -74,7 +74,6 @@ class Converted:
             ConfigError: the folder holds something.
             NotAStyle: this is only a part of a network, or several and no generator.
         """
-        folder = Path(output)
         main, *others = self.networks.values()
         if not isinstance(main, PretrainedMixin) or ("generator" not in self.networks and others):
             raise NotAStyle(
@@ -83,8 +82,7 @@ class Converted:
                 found=", ".join(self.networks),
                 todo=" ".join(self.notes) or "Say which one to take: network=, or --network.",
             )
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise ConfigError("There is something here already", where=folder, todo="Choose another folder.")
+        folder = new_or_empty(output)
         with replacing_folder(folder, last=(CONFIG_NAME,)) as temporary:
             self._write(main, temporary, "")
             if "generator_b" in self.networks:

@@ -121,7 +121,7 @@ class Equalizer(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) in [-1, 1] to the same; in float32, because half of it would round more than 8 bit do."""
-        return _filtered(x, self.weight).to(x.dtype)
+        return filtered(x, self.weight).to(x.dtype)
 
 
 class ResnetGenerator(PretrainedMixin, tags=["image-to-image", "resnet"]):
@@ -233,7 +233,8 @@ class ResnetGenerator(PretrainedMixin, tags=["image-to-image", "resnet"]):
 
 
 @full_precision
-def _filtered(image: Tensor, weight: Tensor) -> Tensor:
+def filtered(image: Tensor, weight: Tensor) -> Tensor:
+    """What :class:`Equalizer` makes of a picture (B, C, H, W) in [-1, 1], with weights (C, C, 7, 7)."""
     return F.conv2d(F.pad(image, (3, 3, 3, 3), mode="reflect"), weight).clamp(-1, 1)
 
 
