@@ -121,14 +121,10 @@ def test_models_know_no_training_and_losses_know_no_models():
 
 
 def test_import_is_light():
-    code = (
-        "import time, sys; begin = time.process_time(); import styleforge; "
-        "spent = time.process_time() - begin; "
-        "print(spent, *{m.split('.')[0] for m in sys.modules})"
-    )
-    spent, *modules = run(code).split()
-    assert not {"torch", "numpy", "PIL", "gradio", "diffusers", "accelerate", "huggingface_hub"} & set(modules)
-    assert float(spent) <= 0.05
+    """It is nothing but its own first file and a few modules of Python's: the rest comes when it is asked for."""
+    new = run("import sys; before = set(sys.modules); import styleforge; print(*set(sys.modules) - before)").split()
+    assert {name for name in new if name.split(".")[0] not in sys.stdlib_module_names} == {"styleforge"}
+    assert len(new) < 60
 
 
 def test_help_loads_no_torch():
