@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from .precision import full_precision
+from .precision import full
 
 Norm = Literal["instance", "batch", "none"]
 Style = Tensor | Sequence[tuple[Tensor, float]]
@@ -31,20 +31,31 @@ def blended(parts: Sequence[tuple[Tensor, float]]) -> Tensor:
     return blend
 
 
-@full_precision
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance of each channel of (B, C, H, W), both (B, C, 1, 1), in float32 or better.
+
+    Half precision is copied to float32 for it, but for inference on CPUs: what :mod:`styleforge.engine` sums up there
+    is in float32 as it is.
+    """
+    if torch.is_grad_enabled() or x.device.type != "cpu":
+        x = full(x)
+    variance, mean = torch.var_mean(x, (2, 3), keepdim=True)
+    return full(mean), full(variance)
+
+
 def mean_std(features: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel, both (B, C, 1, 1), as AdaIN has them.
 
     The variance is the unbiased one, and `eps` is added to it.
     """
-    variance = features.var((2, 3), keepdim=True) + eps
-    return features.mean((2, 3), keepdim=True), variance.sqrt()
+    mean, variance = moments(features)
+    return mean, (variance + eps).sqrt()
 
 
 def normalize(features: Tensor) -> Tensor:
     """Features without their style: each channel with mean 0 and deviation 1, by :func:`mean_std`."""
     mean, std = mean_std(features)
-    return (features - mean) / std
+    return torch.addcmul(-mean / std, features, 1 / std)
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -74,7 +85,9 @@ def norm(kind: Norm, channels: int, statistics: Literal["running", "batch"] = "r
 
 def adaptive_instance_norm(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Features (B, C, H, W) with another mean and deviation of each channel, (B or 1, C, 1, 1) (AdaIN)."""
-    return (normalize(x) * std + mean).to(x.dtype)
+    own, deviation = mean_std(x)
+    scale = std / deviation
+    return torch.addcmul(mean - own * scale, x, scale).to(x.dtype)
 
 
 class BlurDown(nn.Module):

@@ -375,13 +375,26 @@ def test_in_half_a_convolution_of_a_padded_map_is_the_same_however_wide(channels
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("dtype", "away", "rtol"), [(torch.float32, 7, 1e-5), (torch.bfloat16, 0.5, 2e-4)])
 @torch.no_grad()
-def test_a_variance_is_that_of_torch(layout):
-    maps = (torch.randn(2, 5, 300, 200) * torch.rand(5, 1, 1) + 7).contiguous(memory_format=layout)
+def test_moments_are_those_of_torch(layout, dtype, away, rtol):
+    maps = (torch.randn(2, 5, 300, 200) * (0.2 + torch.rand(5, 1, 1)) + away).to(dtype).contiguous(memory_format=layout)
     with engine.accelerate(nn.Conv2d(1, 1, 1)):
-        made, other = maps.var((2, 3), keepdim=True), maps.var(1)
-    assert torch.allclose(made, maps.double().var((2, 3), keepdim=True).float(), rtol=1e-5)
-    assert torch.equal(other, maps.var(1))
+        made, other = torch.var_mean(maps, (2, 3), keepdim=True), torch.var_mean(maps, 1)
+    exact = torch.var_mean(maps.double(), (2, 3), keepdim=True)
+    for ours, theirs in zip(made, exact, strict=True):
+        assert ours.dtype == torch.float32 and torch.allclose(ours, theirs.float(), rtol=rtol)
+    assert all(map(torch.equal, other, torch.var_mean(maps, 1)))
+
+
+@torch.no_grad()
+def test_in_half_a_map_is_scaled_by_channel_as_in_float32():
+    maps = torch.randn(1, 5, 30, 20).bfloat16()
+    shift, scale, places = torch.randn(1, 5, 1, 1), torch.randn(1, 5, 1, 1), torch.randn(1, 5, 30, 20)
+    with engine.accelerate(nn.Conv2d(1, 1, 1)):
+        made, other = torch.addcmul(shift, maps, scale), torch.addcmul(places, maps, scale)
+    assert made.dtype == torch.bfloat16 and torch.equal(made, torch.addcmul(shift, maps, scale).bfloat16())
+    assert torch.equal(other, torch.addcmul(places, maps, scale))
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -92,13 +93,15 @@ def normalised(name: str, args: Any, kwargs: Mapping[str, Any], total: Tensor) -
     return normed(x, total, weight, bias, eps)
 
 
-def pooled(name: str, args: Any, kwargs: Mapping[str, Any], total: Tensor, kind: str) -> Tensor:
-    """What a call that reduces height and width gives with these sums, (1, C, 1, 1) or (1, C)."""
+def pooled(name: str, args: Any, kwargs: Mapping[str, Any], total: Tensor, kind: str) -> Any:
+    """What a call that reduces height and width gives with these sums, (1, C, 1, 1) or (1, C); of `var_mean` both."""
+    keeps = name == "adaptive_avg_pool2d" or kwargs.get("keepdim") or True in args[2:]
+    wide = name == "var_mean" and args[0].dtype == torch.bfloat16  # as without tiles, see fast.py
+    dtype = torch.float32 if wide else args[0].dtype
     if kind == "amax":
-        value = total
+        values = [total]
     else:
         count, mean, squares = total
-        value = {"sum": mean * count, "var": squares / (count - 1)}.get(name, mean)
-    value = value.to(args[0].dtype)[None]
-    keeps = name == "adaptive_avg_pool2d" or kwargs.get("keepdim") or True in args[2:]
-    return value[..., None, None] if keeps else value
+        values = {"sum": [mean * count], "var_mean": [squares / (count - 1), mean]}.get(name, [mean])
+    values = [value.to(dtype)[None, ..., None, None] if keeps else value.to(dtype)[None] for value in values]
+    return values[0] if len(values) == 1 else tuple(values)

@@ -13,13 +13,14 @@ from torch.nn.utils.parametrize import is_parametrized
 from ..configs import Channels, Range, Width
 from ..errors import ConfigError
 from ..hub import Capabilities, PretrainedMixin
+from ..layers import moments
 from .resnet import Down, ResidualBlock
 
 
 def instance_layer_norm(x: Tensor, rho: Tensor, gamma: Tensor, beta: Tensor, eps: float = 1e-5) -> Tensor:
     """A mixture of instance norm and layer norm, both with the unbiased variance, in float32 or better.
 
-    The statistics of all channels follow from those of each, so each pixel is centred, squared and scaled once.
+    The statistics of all channels follow from those of each, so each pixel is summed up and scaled once.
 
     Args:
         x: (B, C, H, W) of more than one pixel.
@@ -33,15 +34,12 @@ def instance_layer_norm(x: Tensor, rho: Tensor, gamma: Tensor, beta: Tensor, eps
     """
     channels = x.shape[1]
     pixels = x.numel() // (len(x) * channels)  # not from height and width: tiles of a picture are told of the whole
-    features = x if x.dtype == torch.float64 else x.float()
-    mean = features.mean((2, 3), keepdim=True)
-    centred = features - mean
-    squares = centred.square().sum((2, 3), keepdim=True)
+    mean, variance = moments(x)
     offset = mean - mean.mean(1, keepdim=True)
-    all_squares = (squares + pixels * offset.square()).sum(1, keepdim=True)
-    layer = (1 - rho) * (all_squares / (pixels * channels - 1) + eps).rsqrt()
-    scale = rho * (squares / (pixels - 1) + eps).rsqrt() + layer
-    return torch.addcmul(gamma * layer * offset + beta, centred, gamma * scale).to(x.dtype)
+    all_squares = ((pixels - 1) * variance + pixels * offset.square()).sum(1, keepdim=True)
+    layer = gamma * (1 - rho) * (all_squares / (pixels * channels - 1) + eps).rsqrt()
+    scale = gamma * rho * (variance + eps).rsqrt() + layer
+    return torch.addcmul(layer * offset + beta - mean * scale, x, scale).to(x.dtype)
 
 
 class AdaILN(nn.Module):
