@@ -387,13 +387,15 @@ def test_moments_are_those_of_torch(layout, dtype, away, rtol):
     assert all(map(torch.equal, other, torch.var_mean(maps, 1)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_in_half_a_map_is_scaled_by_channel_as_in_float32():
-    maps = torch.randn(1, 5, 30, 20).bfloat16()
-    shift, scale, places = torch.randn(1, 5, 1, 1), torch.randn(1, 5, 1, 1), torch.randn(1, 5, 30, 20)
+def test_in_half_a_map_is_scaled_by_channel_as_in_float32(dtype):
+    maps, places = torch.randn(1, 5, 30, 20).bfloat16(), torch.randn(1, 5, 30, 20)
+    shift, scale = torch.randn(2, 1, 5, 1, 1).to(dtype)
     with engine.accelerate(nn.Conv2d(1, 1, 1)):
         made, other = torch.addcmul(shift, maps, scale), torch.addcmul(places, maps, scale)
-    assert made.dtype == torch.bfloat16 and torch.equal(made, torch.addcmul(shift, maps, scale).bfloat16())
+    exact = torch.addcmul(shift.float(), maps.float(), scale.float())
+    assert made.dtype == torch.bfloat16 and torch.equal(made, exact.bfloat16())
     assert torch.equal(other, torch.addcmul(places, maps, scale))
 
 

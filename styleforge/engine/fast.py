@@ -208,15 +208,15 @@ def _summed_in_float(x: Tensor) -> bool:
 
 
 def _by_channel(shift: Tensor, x: Tensor, scale: Tensor) -> bool:
-    """Whether a map in bfloat16 is scaled and shifted by float32 numbers for each of its channels."""
+    """Whether a map in bfloat16 is scaled and shifted by a number for each of its channels."""
     known = x.ndim == 4 and x.dtype == torch.bfloat16 and not isinstance(x, FakeTensor)
-    return known and all(y.shape == (1, x.shape[1], 1, 1) and y.dtype == torch.float32 for y in (shift, scale))
+    return known and shift.shape == scale.shape == (1, x.shape[1], 1, 1)
 
 
 def _scaled(shift: Tensor, x: Tensor, scale: Tensor) -> Tensor:
     """In one way through memory, and in bfloat16: as a norm whose statistics are known."""
-    one, zero = torch.ones_like(scale.flatten()), torch.zeros_like(scale.flatten())
-    return F.batch_norm(x, zero, one, scale.flatten(), shift.flatten(), eps=0.0)
+    shift, scale = shift.flatten().float(), scale.flatten().float()
+    return F.batch_norm(x, torch.zeros_like(scale), torch.ones_like(scale), scale, shift, eps=0.0)
 
 
 def _own_statistics(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -72,7 +72,7 @@ class StyledNorm(nn.Module):
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         """(B, C, H, W) and a code (B, style_size) to (B, C, H, W)."""
         gain, mean = self.style(code)[..., None, None].chunk(2, dim=1)
-        return self.norm(x) * (1 + gain) + mean
+        return torch.addcmul(mean, self.norm(x), 1 + gain)
 
 
 class StyledBlock(nn.Module):
