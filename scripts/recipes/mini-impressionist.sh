@@ -1,6 +1,4 @@
 #!/usr/bin/env bash
-# A 0.4 MB student of fastcut-impressionist; 22 minutes of a core.
+# A small, fast student of fastcut-impressionist.
 . "$(dirname "$0")/common.bash"
-"${PYTHON:-python}" -m styleforge distill fastcut-impressionist --features "$vgg" --target "$data/photo2classic/trainA" --size 192 \
-    --zoom 1.0,1.4 --shift-equivariance 3 --steps 3300 --decay 0.6 --lr-warmup 30 --ema 0.99 --judge-every 0 --save-every 250 \
-    --license apache-2.0 --output "$runs/mini-impressionist" "$@"
+mini mini-impressionist fastcut-impressionist "$@"
