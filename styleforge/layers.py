@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from .precision import full
+from .precision import full, sums_in_full
 
 Norm = Literal["instance", "batch", "none"]
 Style = Tensor | Sequence[tuple[Tensor, float]]
@@ -32,15 +32,9 @@ def blended(parts: Sequence[tuple[Tensor, float]]) -> Tensor:
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased variance of each channel of (B, C, H, W), both (B, C, 1, 1), in float32 or better.
-
-    Half precision is copied to float32 for it, but for inference on CPUs: what :mod:`styleforge.engine` sums up there
-    is in float32 as it is.
-    """
-    if torch.is_grad_enabled() or x.device.type != "cpu":
-        x = full(x)
-    variance, mean = torch.var_mean(x, (2, 3), keepdim=True)
-    return full(mean), full(variance)
+    """Mean and unbiased variance of each channel of (B, C, H, W), both (B, C, 1, 1), in float32 or better."""
+    variance, mean = torch.var_mean(x if sums_in_full.get() else full(x), (2, 3), keepdim=True)
+    return mean, variance
 
 
 def mean_std(features: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
@@ -15,6 +16,10 @@ R = TypeVar("R")
 Kind = Literal["fp32", "bf16", "fp16"]
 # Of the names that oneDNN has for sets of instructions.
 WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
+
+
+# Whether sums over half precision come in float32 by themselves, as inside of :func:`styleforge.engine.accelerate`.
+sums_in_full: ContextVar[bool] = ContextVar("sums_in_full", default=False)
 
 
 def bf16_is_fast(device: torch.device) -> bool:

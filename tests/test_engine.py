@@ -1,5 +1,6 @@
 """Fast, and in tiles: the same pictures as eager float32 and as the whole."""
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -13,6 +14,7 @@ from torch import nn
 from styleforge import StylePipeline, engine, images
 from styleforge.engine import accelerate, plan, run_tiled, sums, tiled, trace, winograd
 from styleforge.errors import ConfigError
+from styleforge.layers import moments
 from styleforge.models import (
     MODELS,
     AdaINGenerator,
@@ -385,6 +387,21 @@ def test_moments_are_those_of_torch(layout, dtype, away, rtol):
     for ours, theirs in zip(made, exact, strict=True):
         assert ours.dtype == torch.float32 and torch.allclose(ours, theirs.float(), rtol=rtol)
     assert all(map(torch.equal, other, torch.var_mean(maps, 1)))
+
+
+@torch.no_grad()
+def test_moments_of_half_precision_are_in_float32_wherever():
+    maps = torch.randn(1, 5, 30, 20).bfloat16()
+    exact = [part.float() for part in torch.var_mean(maps.double(), (2, 3), keepdim=True)][::-1]
+    for context in (
+        contextlib.nullcontext(),
+        torch.autocast("cpu", torch.bfloat16),
+        engine.accelerate(nn.Conv2d(1, 1, 1)),
+    ):
+        with context:
+            made = moments(maps)
+        for ours, theirs in zip(made, exact, strict=True):
+            assert ours.dtype == torch.float32 and torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

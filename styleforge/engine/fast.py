@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 from torch.overrides import TorchFunctionMode
 
-from ..precision import bf16_is_fast
+from ..precision import bf16_is_fast, sums_in_full
 from . import winograd
 from .sums import measure, normed
 from .trace import argument
@@ -57,8 +57,12 @@ def accelerate(model: nn.Module, *, enabled: bool = True, pixels: int = 0) -> It
         return
     keep_freed_memory(pixels)
     half = enabled and in_half(first)
-    with torch.autocast("cpu", torch.bfloat16, enabled=half), _Faster(half):
-        yield
+    before = sums_in_full.set(True)
+    try:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half), _Faster(half):
+            yield
+    finally:
+        sums_in_full.reset(before)
 
 
 def in_half(tensor: Tensor) -> bool:
