@@ -51,7 +51,7 @@ def test_each_family_and_size_has_all_sides(tiny, capsys):
         assert row["share_of_conv"].keys() == {"ours", "float32"} and row["why"] == ""
         assert benchmark.line(row) in table
     small, large = (row["gflop"] for row in found["families"][:2])
-    assert large == pytest.approx(4 * small)
+    assert large == pytest.approx(4 * small, rel=1e-4)  # the mean color costs the same at any size
 
 
 def test_compiled_networks_are_one_more_side(tiny, capsys, monkeypatch):
