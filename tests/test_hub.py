@@ -11,7 +11,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -20,7 +19,7 @@ import huggingface_hub
 import pytest
 import safetensors.torch
 import torch
-from effort import growth, resident
+from effort import growth, resident, seconds
 from hub_server import HubServer
 from torch import nn
 
@@ -963,18 +962,14 @@ def test_the_largest_configuration_costs_nothing(tmp_path, cls, config):
     """Networks of gigabytes that a config may ask for, with a file that does not hold them."""
     style = tiny().save_pretrained(tmp_path)
 
-    def refusal(config):
-        """Seconds of the processor."""
+    def refuse(config):
         (style / "config.json").write_text(json.dumps({"_class_name": cls.__name__, **config}))
-        begin = time.process_time()
         with pytest.raises(WeightsMismatch):
             cls.from_pretrained(style)
-        return time.process_time() - begin
 
-    refusal({**config, "width": 1})  # imports what torch needs for this
-    small, seconds = refusal({**config, "width": 1}), []
-    assert growth(lambda: seconds.append(refusal(config))) < 50e6
-    assert seconds[0] < 3 * small
+    refuse({**config, "width": 1})  # imports what torch needs for this
+    assert growth(lambda: refuse(config)) < 50e6
+    assert seconds(lambda: refuse(config), times=1) < 3 * seconds(lambda: refuse({**config, "width": 1}), times=1)
 
 
 # -- saving --
@@ -1306,17 +1301,7 @@ def test_loading_takes_no_longer_than_reading(tmp_path):
             parameter.fill_(0.5)
     style = network.save_pretrained(tmp_path)
 
-    def best(function):
-        times = []
-        for _ in range(4):
-            begin = time.process_time()
-            function()
-            times.append(time.process_time() - begin)
-        return min(times)
-
-    plain = best(lambda: safetensors.torch.load_file(style / "model.safetensors", backend="pread"))
-    ours = best(lambda: ResnetGenerator.from_pretrained(style))
-    begin = time.process_time()
-    ResnetGenerator()
-    building = time.process_time() - begin
+    plain = seconds(lambda: safetensors.torch.load_file(style / "model.safetensors", backend="pread"), times=4)
+    ours = seconds(lambda: ResnetGenerator.from_pretrained(style), times=4)
+    building = seconds(ResnetGenerator, times=1)
     assert ours < 3 * plain + building / 2

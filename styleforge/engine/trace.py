@@ -32,7 +32,7 @@ _POINTWISE = frozenset((
 # fmt: on
 _NORMS = frozenset(("instance_norm", "group_norm"))
 _STILL = _NORMS | {"pad", "pixel_shuffle", "pixel_unshuffle"}  # look at nothing beside; blocks lie within one tile
-_REDUCTIONS = {"mean": "moments", "sum": "moments", "var_mean": "moments", "amax": "amax"}
+_REDUCTIONS = {"mean": "moments", "sum": "moments", "var": "moments", "var_mean": "moments", "amax": "amax"}
 AGAIN = 800  # multiplications that are cheaper than to keep a value that is written and read, on slow disks too
 
 

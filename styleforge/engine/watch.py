@@ -96,12 +96,14 @@ def normalised(name: str, args: Any, kwargs: Mapping[str, Any], total: Tensor) -
 def pooled(name: str, args: Any, kwargs: Mapping[str, Any], total: Tensor, kind: str) -> Any:
     """What a call that reduces height and width gives with these sums, (1, C, 1, 1) or (1, C); of `var_mean` both."""
     keeps = name == "adaptive_avg_pool2d" or kwargs.get("keepdim") or True in args[2:]
-    wide = name == "var_mean" and args[0].dtype == torch.bfloat16  # as without tiles, see fast.py
-    dtype = torch.float32 if wide else args[0].dtype
+    dtype = args[0].dtype
+    if name == "var_mean":
+        dtype = torch.promote_types(dtype, torch.float32)  # as without tiles, see fast.py
     if kind == "amax":
         values = [total]
     else:
         count, mean, squares = total
-        values = {"sum": [mean * count], "var_mean": [squares / (count - 1), mean]}.get(name, [mean])
+        variance = squares / (count - 1)
+        values = {"sum": [mean * count], "var": [variance], "var_mean": [variance, mean]}.get(name, [mean])
     values = [value.to(dtype)[None, ..., None, None] if keeps else value.to(dtype)[None] for value in values]
     return values[0] if len(values) == 1 else tuple(values)

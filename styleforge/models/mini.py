@@ -10,24 +10,9 @@ from torch import Tensor, nn
 from ..configs import Range, Width
 from ..hub import Capabilities, PretrainedMixin
 from ..layers import BlurUp, init_he, norm
+from .microast import Block
 
 CONTRAST = 0.25  # deviation of the colors that a new network hands on; about that of paintings
-
-
-class MiniBlock(nn.Module):
-    """Two convolutions added to what comes in; begins without effect.
-
-    Without norms: on maps this small, each takes a processor as long as a convolution.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect")
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect")
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same."""
-        return x + self.conv2(F.relu(self.conv1(x), inplace=True))
 
 
 class MiniGenerator(PretrainedMixin, tags=["image-to-image", "mini"]):
@@ -35,7 +20,8 @@ class MiniGenerator(PretrainedMixin, tags=["image-to-image", "mini"]):
 
     The picture and its first two maps have norms over all places, because networks that it learns from have them: what
     becomes of a color depends on the others. What the norms take away, the mean color, comes in again beside them: a
-    night is to stay one. The way up from a quarter is a blur: pixels of 4 x 4 as channels left a grid.
+    night is to stay one. Blocks begin without effect and have no norms, each of which takes as long as a convolution of
+    maps this small. The way up from a quarter is a blur: pixels of 4 x 4 as channels left a grid.
 
     Args:
         width: channels at half of the size; twice as many at a quarter.
@@ -52,9 +38,9 @@ class MiniGenerator(PretrainedMixin, tags=["image-to-image", "mini"]):
         self.down = nn.Conv2d(width, 2 * width, 2, 2, bias=False)
         self.down_norm = norm("instance", 2 * width)
         self.mean = nn.Linear(3, 2 * width)
-        self.blocks = nn.Sequential(*[MiniBlock(2 * width) for _ in range(blocks)])
+        self.blocks = nn.Sequential(*[Block(2 * width) for _ in range(blocks)])
         self.up = nn.Sequential(nn.Conv2d(2 * width, width, 1, bias=False), BlurUp())
-        self.last = MiniBlock(width)
+        self.last = Block(width)
         self.head = nn.Conv2d(width, 12, 3, padding=1, padding_mode="reflect")
         init_he(self, last=self.head)
         for block in (*self.blocks, self.last):
