@@ -15,7 +15,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Kind = Literal["fp32", "bf16", "fp16"]
 # Of the names that oneDNN has for sets of instructions.
-WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
+WITHOUT_INT8 = ("SSE41", "AVX", "AVX2", "AVX512_CORE")
+WITHOUT_BF16 = (*WITHOUT_INT8, "AVX2_VNNI", "AVX512_CORE_VNNI")
 
 
 # Whether sums over half precision come in float32 by themselves, as inside of :func:`styleforge.engine.accelerate`.
@@ -33,6 +34,18 @@ def bf16_is_fast(device: torch.device) -> bool:
         return False
     cpu = torch.cpu
     return any(getattr(cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+
+
+def int8_is_fast() -> bool:
+    """Whether this processor multiplies whole numbers of 8 bit and sums them up in 32 bit in one instruction (VNNI).
+
+    Those before it may round or cut off in between, and are slower.
+    """
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in WITHOUT_INT8:
+        return False
+    can = getattr(torch.cpu, "get_capabilities", dict)()
+    vnni = getattr(torch.cpu, "_is_vnni_supported", lambda: False)()
+    return vnni or any(can.get(name) for name in ("avx_vnni", "avx512_vnni"))
 
 
 def full(x: Any) -> Any:

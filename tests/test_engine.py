@@ -310,8 +310,9 @@ def test_fast_is_near_float32(half, monkeypatch):
     assert fast.dtype == torch.float32
     error = 10 * torch.log10(4 / (fast - model(image)).square().mean())
     assert error >= 40 if half else error >= 90
-    assert torch.equal(fast, engine.run(model, image))
     assert not half or error < 80, "it was float32 all the same"
+    with accelerate(model, kernels=engine.trial.kernels(model, {})):
+        assert torch.equal(model(image), engine.run(model, image))
 
 
 @pytest.mark.parametrize(("model", "config"), TILED, ids=lambda value: str(getattr(value, "__name__", value)))

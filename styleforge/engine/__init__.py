@@ -13,6 +13,7 @@ from .compiled import Compiled
 from .fast import accelerate
 from .replay import Replay
 from .tiled import SHARE, Paintable, Pixels, Plan, Progress, Statistics, painted, plan, run_tiled
+from .trial import kernels
 from .watch import How, run_whole, watched, watching
 
 __all__ = [
@@ -73,7 +74,8 @@ def run(
         made = shortcut(image[:, :, :, :], options or {}, fast=fast)
         if made is not None:
             return painted(made, into)
-    with accelerate(model, enabled=fast, pixels=image.shape[2:].numel()):
+    eight = kernels(model, options or {}, fast=fast)
+    with accelerate(model, enabled=fast, pixels=image.shape[2:].numel(), kernels=eight):
         given = {"max_bytes": budget, "statistics": statistics, "options": options, "progress": progress}
         if whole:
             return painted(run_whole(model, image[:, :, :, :], options or {}).to(image.dtype), into)

@@ -16,7 +16,7 @@ from torch._subclasses import FakeTensor
 from torch.overrides import TorchFunctionMode
 
 from ..precision import bf16_is_fast, sums_in_full
-from . import winograd
+from . import int8, winograd
 from .sums import measure, normed
 from .trace import argument
 
@@ -24,11 +24,11 @@ from .trace import argument
 # call, than the convolution gains.
 LARGE = 2048
 WIDE = 256  # channels from which on a convolution as wide as its input, cut afterwards, is faster: AMX has it by 12 %
-NAIVE = 512 * 512  # most pixels of a bfloat16 map that are summed up one after the other
+NAIVE = 512 * 512  # most pixels of a map that are summed up one after the other, where it need not be exact
 KEPT = 256 * 2**20  # bytes of freed memory that the process keeps
 TENSORS = (64 * 2**20, 32 * 2**20)  # for tensors of up to so many; glibc before 2.33 takes only the second
 SMALL = 2**19  # pixels of a picture up to which the first is good
-_OPTIONS = {  # of convolutions, after input, weight and bias
+OPTIONS = {  # of convolutions, after input, weight and bias
     "conv2d": (("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1)),
     "conv_transpose2d": (("stride", 1), ("padding", 0), ("output_padding", 0), ("groups", 1), ("dilation", 1)),
 }
@@ -37,7 +37,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 @contextmanager
-def accelerate(model: nn.Module, *, enabled: bool = True, pixels: int = 0) -> Iterator[None]:
+def accelerate(
+    model: nn.Module, *, enabled: bool = True, pixels: int = 0, kernels: int8.Kernels | None = None
+) -> Iterator[None]:
     """Make calls of `model` fast inside of this context; for inference only.
 
     On a CPU convolutions compute in channels-last layout, two to three times as fast where they change the size of a
@@ -50,6 +52,7 @@ def accelerate(model: nn.Module, *, enabled: bool = True, pixels: int = 0) -> It
         model: the network; it keeps its weights as they are.
         enabled: False leaves bfloat16 away.
         pixels: of the picture, for :func:`keep_freed_memory`.
+        kernels: of convolutions that compute in whole numbers of 8 bit; see :mod:`styleforge.engine.int8`.
     """
     first = next(model.parameters())
     if first.device.type != "cpu":
@@ -59,7 +62,7 @@ def accelerate(model: nn.Module, *, enabled: bool = True, pixels: int = 0) -> It
     half = enabled and in_half(first)
     before = sums_in_full.set(True)
     try:
-        with torch.autocast("cpu", torch.bfloat16, enabled=half), _Faster(half):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half), _Faster(half, kernels or {}):
             yield
     finally:
         sums_in_full.reset(before)
@@ -96,18 +99,23 @@ class _Faster(TorchFunctionMode):
 
     Args:
         half: whether convolutions compute in bfloat16.
+        kernels: of those that compute in 8 bit.
     """
 
-    def __init__(self, half: bool) -> None:
+    def __init__(self, half: bool, kernels: int8.Kernels) -> None:
         super().__init__()
-        self._half = half
+        self._half, self._kernels = half, kernels
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name in _OPTIONS and args[0].ndim == 4:
+        if name in OPTIONS and args[0].ndim == 4:
             weight, bias = argument(args, kwargs, 1, "weight"), argument(args, kwargs, 2, "bias")
-            options = {key: argument(args, kwargs, 3 + k, key, usual) for k, (key, usual) in enumerate(_OPTIONS[name])}
+            options = {key: argument(args, kwargs, 3 + k, key, usual) for k, (key, usual) in enumerate(OPTIONS[name])}
+            whole = self._kernels.get(id(weight)) if name == "conv2d" else None
+            if whole and not isinstance(args[0], FakeTensor):  # of which only the shape is asked
+                with torch.autocast("cpu", enabled=False):
+                    return int8.conv2d(args[0], whole, bias, options, torch.bfloat16 if self._half else torch.float32)
             if not self._half and name == "conv2d" and winograd.suits(args[0], weight, **options):
                 return winograd.conv3x3(args[0], weight, bias, options["padding"])
             layout = torch.channels_last if args[0].shape[2:].numel() >= LARGE else torch.contiguous_format
@@ -121,10 +129,12 @@ class _Faster(TorchFunctionMode):
         if name == "instance_norm" and _own_statistics(args, kwargs):
             weight, bias = (argument(args, kwargs, place, key) for place, key in ((3, "weight"), (4, "bias")))
             with torch.autocast("cpu", enabled=False):
-                return _instance_norm(args[0], weight, bias, argument(args, kwargs, 7, "eps", 1e-5))
+                return _instance_norm(
+                    args[0], weight, bias, argument(args, kwargs, 7, "eps", 1e-5), bool(self._kernels)
+                )
         if name == "var_mean" and args[0].ndim == 4 and args[1:] == ((2, 3),) and kwargs == {"keepdim": True}:
             with torch.autocast("cpu", enabled=False):
-                return _var_mean(args[0])
+                return _var_mean(args[0], bool(self._kernels))
         if name == "addcmul" and not kwargs and _by_channel(*args):
             with torch.autocast("cpu", enabled=False):
                 return _scaled(*args)
@@ -185,18 +195,20 @@ def _ordered_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, **optio
     return made[..., 1:-1].contiguous(memory_format=torch.channels_last) if cut else made
 
 
-def _instance_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+def _instance_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, roughly: bool) -> Tensor:
     """As a group norm; that of torch sums up naively in channels-last, so not where float32 or many pixels show it."""
-    if _summed_in_float(x) or x.is_contiguous() or isinstance(x, FakeTensor):  # of which only the shape is asked
+    if (
+        _summed_naively(x, roughly) or x.is_contiguous() or isinstance(x, FakeTensor)
+    ):  # of which only the shape is asked
         return F.group_norm(x, x.shape[1], weight, bias, eps)
     made = [normed(one, measure(one, "moments"), weight, bias, eps) for one in x.split(1)]
     return made[0] if len(made) == 1 else torch.cat(made)
 
 
-def _var_mean(x: Tensor) -> tuple[Tensor, Tensor]:
+def _var_mean(x: Tensor, roughly: bool) -> tuple[Tensor, Tensor]:
     """Unbiased variance and mean of each channel, in float32 or better; torch's own take three times as long."""
     batch, channels, pixels = *x.shape[:2], x.shape[2:].numel()
-    if _summed_in_float(x):
+    if _summed_naively(x, roughly):
         one, zero, eps = torch.ones(channels), torch.zeros(channels), 1e-6
         _, mean, scale = torch.native_group_norm(x, one, zero, batch, channels, pixels, channels, eps)
         variance = (scale.double() ** -2 - eps).clamp_min(0) * (pixels / (pixels - 1))
@@ -206,9 +218,12 @@ def _var_mean(x: Tensor) -> tuple[Tensor, Tensor]:
     return squares / (pixels - 1), mean
 
 
-def _summed_in_float(x: Tensor) -> bool:
-    """Whether the group norm of torch, which sums up naively in channels-last, does so well enough."""
-    return x.dtype == torch.bfloat16 and x.shape[2:].numel() <= NAIVE
+def _summed_naively(x: Tensor, roughly: bool) -> bool:
+    """Whether the group norm of torch, which sums up naively in channels-last, does so well enough: in bfloat16, or
+    where maps are rounded to 8 bit, which is rougher (`roughly`).
+    """
+    known = x.dtype == torch.bfloat16 or (roughly and x.dtype == torch.float32)
+    return known and x.shape[2:].numel() <= NAIVE
 
 
 def _by_channel(shift: Tensor, x: Tensor, scale: Tensor) -> bool:

@@ -14,18 +14,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from . import winograd
+from . import int8, winograd
 from .fast import accelerate, keep_freed_memory
+from .parts import parts, state
+from .trial import kernels
 
 SIZES = 8  # of pictures whose notes are kept; those that were not asked for longest are thrown away
 _ONCE = {torch.Tag.nondeterministic_seeded, torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 _aten, _onednn = torch.ops.aten, torch.ops.mkldnn
+_PAD = _aten.reflection_pad2d.default
 _RELU = {_aten.relu.default, _aten.relu_.default}
 _ORDERING = {_aten._to_copy.default}
-_CONVOLVING = set()
+_CONVOLVING, _WITH_RELU = set(), set()  # the latter do a ReLU behind them, too
 if hasattr(_onednn, "_convolution_transpose_pointwise"):
     _ORDERING |= {_onednn._reorder_convolution_weight.default, _onednn._reorder_convolution_transpose_weight.default}
     _CONVOLVING |= {_onednn._convolution_pointwise.default, _onednn._convolution_transpose_pointwise.default}
+    _WITH_RELU |= _CONVOLVING
+if int8.conv is not None:
+    _WITH_RELU |= {int8.conv.default}
 
 
 class Replay:
@@ -60,13 +66,13 @@ class Replay:
             options: what the network is told beside; tensors in it may be others each time.
             fast: in bfloat16 where that is fast; see :func:`styleforge.engine.fast.accelerate`.
         """
-        parts = _parts(self.model)
-        if not self._able or parts is None or image.device.type != "cpu" or self.model.training:
+        own = parts(self.model)
+        if not self._able or own is None or image.device.type != "cpu" or self.model.training:
             return None
         given, form = tree_flatten(((image,), dict(options)))
         key = (fast, str(form), *((x.dtype, x.shape, x.stride()) if isinstance(x, Tensor) else x for x in given))
         with self._lock:
-            now = [(id(part), part.data_ptr(), part.dtype, part._version) for part in parts]
+            now = state(own)
             if now != self._parts:
                 self._parts, self._known = now, {}
                 self._notes.clear()
@@ -82,9 +88,12 @@ class Replay:
         if notes is not None:
             keep_freed_memory(pixels)
             return notes(*tensors)
-        taking = _Notes(tensors, [*parts, *winograd.transforms()])
+        eight = kernels(self.model, options, fast=fast)
+        fixed = [*own, *winograd.transforms(), *(part for kernel in eight.values() for part in kernel.tensors)]
+        taking = _Notes(tensors, fixed)
         plainly = torch.inference_mode(False), torch.no_grad()  # or operations are seen before they are taken apart
-        with plainly[0], plainly[1], accelerate(self.model, enabled=fast, pixels=pixels), taking:
+        quick = accelerate(self.model, enabled=fast, pixels=pixels, kernels=eight)
+        with plainly[0], plainly[1], quick, taking:
             made = self.model(image, **options).to(image.dtype)
         notes = taking.finished(made, known)
         with self._lock:
@@ -149,12 +158,15 @@ class _Notes(TorchDispatchMode):
             elif node.target in _ORDERING and all("fixed" in each.meta for each in node.all_input_nodes):
                 node.meta["fixed"] = f"{node.target}{fx.map_arg((node.args, node.kwargs), _name)}"
         for node in reversed(self._graph.nodes):
-            if "fixed" in node.meta and not node.users:
+            if not node.users and ("fixed" in node.meta or node.target is operator.getitem):
                 self._graph.erase_node(node)
             elif "fixed" in node.meta and node.op != "get_attr" and all(u.target in _CONVOLVING for u in node.users):
                 self._foresee(node, known)  # for whom nothing writes into it
         for node in self._graph.nodes:
-            chain = _activation(node) if node.target in _CONVOLVING else []
+            if node.target is _PAD:
+                _pad_later(node)
+        for node in self._graph.nodes:
+            chain = _activation(node) if node.target in _WITH_RELU else []
             if chain:
                 node.args = *node.args[:-3], "relu", [], ""
                 chain[-1].replace_all_uses_with(node)
@@ -203,20 +215,21 @@ def _activation(node: fx.Node) -> list[fx.Node]:
     return chain if kinds in ([False], [True, False, True]) else []
 
 
+def _pad_later(pad: fx.Node) -> None:
+    """Pad what a map is in 8 bit, half as large, in place of the map: reflected, its largest value stays the same."""
+    chain = [user for user in pad.users if user.target is _aten.native_batch_norm.default]
+    if not chain or {user.target for user in pad.users} - {chain[0].target, _aten.view.dtype}:
+        return
+    while len(chain[-1].users) == 1 and chain[-1].target is not int8.conv.default:
+        chain.append(next(iter(chain[-1].users)))
+    if chain[-1].target is int8.conv.default:
+        whole = chain[-2]
+        pad.replace_all_uses_with(pad.args[0])
+        with pad.graph.inserting_after(whole):
+            padded = pad.graph.call_function(_PAD, (whole, *pad.args[1:]))
+        chain[-1].replace_input_with(whole, padded)
+        pad.graph.erase_node(pad)
+
+
 def _name(node: fx.Node) -> str:
     return node.meta["fixed"]
-
-
-def _parts(model: nn.Module) -> list[Tensor] | None:
-    """Parameters and buffers; None where somebody looks in by hooks, or nobody counts the changes of a part.
-
-    For each picture: the iterators of torch would take a tenth of the time of a small network.
-    """
-    modules, found = [model], []
-    for module in modules:
-        if module._forward_hooks or module._forward_pre_hooks:
-            return None
-        modules += filter(None, module._modules.values())
-        found += [*module._parameters.values(), *module._buffers.values()]
-    found = [part for part in found if part is not None]
-    return None if any(part.is_inference() for part in found) else found

@@ -1,0 +1,139 @@
+"""Convolutions in whole numbers of 8 bit, which many CPUs multiply two to four times as fast.
+
+A map is brought to some 250 steps between zero, or its lowest value, and its largest, and each kernel to as many;
+products are summed up in 32 bit, and what comes out is of the type that it would have been. This is dynamic
+quantization with one scale for a map and one for each kernel, as in Krishnamoorthi's white paper
+(https://arxiv.org/abs/1806.08342). Which networks bear it: see :mod:`.trial`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHANNELS = 32  # of a map, from which on there is enough to sum up
+# Multiplications for each value of a map, from which on they save more than bringing the map to 8 bit takes: where it
+# would be computed in bfloat16, and in float32.
+WORK = {torch.bfloat16: 2000, torch.float32: 250}
+STEPS, HALF = 254, 126  # above zero: of maps without values below, and with; rounded up they still fit into 8 bit
+ZERO = 128  # the step that is zero where there are values below
+TINY = 1e-30
+
+# What torch.compile makes of quantized networks; they have no public names.
+conv = getattr(torch.ops.onednn, "qconv2d_pointwise", None)
+_pack = getattr(torch.ops.onednn, "qconv_prepack", None)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The weights of a convolution in 8 bit, and how maps for it are brought to 8 bit.
+
+    Attributes:
+        packed: weights in the processor's order.
+        scales: (K,), what a step of each weight is worth, over the number of steps that the map's largest value is.
+        zeros: (K,), the step that is zero.
+        steps: (C,), to which the largest value of a map is brought.
+        shift: (C,), added to steps.
+        still: (2, C), zeros and ones, of a norm that changes nothing.
+        signed: whether maps have values below zero.
+    """
+
+    packed: Tensor
+    scales: Tensor
+    zeros: Tensor
+    steps: Tensor
+    shift: Tensor
+    still: Tensor
+    signed: bool
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of it that is one."""
+        return self.packed, self.scales, self.zeros, self.steps, self.shift, self.still
+
+
+Kernels = Mapping[int, Kernel]  # by the identity of the weight
+
+
+def suits(x: Tensor, weight: Tensor, options: Mapping[str, Any], dtype: torch.dtype) -> bool:
+    """Whether a convolution would be faster in 8 bit.
+
+    Args:
+        x: (B, C, H, W).
+        weight: (K, C, h, w).
+        options: all others of `torch.nn.functional.conv2d`.
+        dtype: what it is computed in otherwise.
+    """
+    if conv is None or options["groups"] != 1 or isinstance(options["padding"], str) or x.shape[1] < CHANNELS:
+        return False
+    down, right = _two(options["stride"])
+    return weight.dtype == torch.float32 and weight[:, 0].numel() / (down * right) >= WORK[dtype]
+
+
+def kernel(weight: Tensor, signed: bool, options: Mapping[str, Any], dtype: torch.dtype) -> Kernel:
+    """Bring (K, C, h, w) in float32 to 8 bit.
+
+    Args:
+        weight: see above.
+        signed: whether maps will have values below zero.
+        options: "stride", "padding" and "dilation" of the convolution.
+        dtype: bfloat16 or float32, of maps.
+    """
+    weight = weight.detach()
+    scales = weight.abs().amax((1, 2, 3)).clamp_min(TINY) / 127
+    whole = (weight / scales[:, None, None, None]).round().to(torch.int8)
+    place = (_two(options[name]) for name in ("stride", "padding", "dilation"))
+    packed = _pack(whole, scales, 1.0, ZERO if signed else 0, *place, 1)
+    steps = torch.full((weight.shape[1],), float(HALF if signed else STEPS))
+    # Steps are the whole part. Bfloat16 has no place behind the point from 128 on, and is rounded there by itself.
+    shift = (ZERO + (0.125 if dtype == torch.bfloat16 else 0.5)) if signed else 0.5
+    zeros = torch.zeros(len(scales), dtype=torch.int64)
+    still = torch.stack([torch.zeros_like(steps), torch.ones_like(steps)])
+    return Kernel(packed, scales / steps[0], zeros, steps, torch.full_like(steps, shift), still, signed)
+
+
+def conv2d(x: Tensor, weights: Kernel, bias: Tensor | None, options: Mapping[str, Any], dtype: torch.dtype) -> Tensor:
+    """What `torch.nn.functional.conv2d` gives, but for the rounding, without gradients.
+
+    Args:
+        x: (B, C, H, W); values below zero become zero where the kernel is not for such.
+        weights: see :func:`kernel`.
+        bias: (K,).
+        options: as there.
+        dtype: bfloat16 or float32, of the result.
+
+    Returns:
+        (B, K, H', W'), channels-last.
+    """
+    place = [_two(options[name]) for name in ("stride", "padding", "dilation")]
+    zero = ZERO if weights.signed else 0
+    bias = None if bias is None else bias.float()
+    x = x.to(dtype).contiguous(memory_format=torch.channels_last)
+    made = []
+    for one in x.split(1) if len(x) > 1 else [x]:  # each has a scale of its own
+        steps, largest = _steps(one, weights)
+        given = steps, 1.0, zero, weights.packed, weights.scales * largest, weights.zeros, bias, *place, 1
+        made.append(conv(*given, 1.0, 0, dtype, "none", [], ""))
+    return made[0] if len(made) == 1 else torch.cat(made)
+
+
+def _steps(x: Tensor, weights: Kernel) -> tuple[Tensor, Tensor]:
+    """A map (1, C, H, W) in steps, uint8, and its largest value.
+
+    Bits of numbers from zero on have the order of whole numbers, which are compared ten times as fast.
+    """
+    bits = x.view(torch.int16 if x.dtype == torch.bfloat16 else torch.int32)
+    bits = bits & torch.iinfo(bits.dtype).max if weights.signed else bits
+    largest = bits.amax().view(x.dtype).clamp_min(TINY)
+    steps = F.batch_norm(x, *weights.still, weights.steps / largest, weights.shift, eps=0.0)  # one way through memory
+    steps = steps.to(torch.int16)  # a step in between is twice as fast as none
+    return (steps if weights.signed else steps.relu_()).to(torch.uint8), largest
+
+
+def _two(option: int | tuple[int, int]) -> tuple[int, int]:
+    return (option, option) if isinstance(option, int) else tuple(option)

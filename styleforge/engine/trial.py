@@ -1,0 +1,149 @@
+"""Which convolutions of a network bear 8 bit: found out by three small pictures, before the first.
+
+Most of what has learnt hardly notices. Networks of random weights do; the rounding of last layers is seen as it is; and
+in a picture that is dark but for one light that of the first is, because norms make much of little there. So pictures
+that are always the same are made with all convolutions rounded, and if that is seen with each by itself; then as many
+are taken as the network bears, those first that are seen least. What it gives depends on its weights alone, and not on
+what it was shown before.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..precision import int8_is_fast
+from . import int8
+from .fast import OPTIONS, accelerate, in_half
+from .parts import parts, state
+from .trace import argument
+
+# How near to themselves the pictures stay, in dB. Other pictures differ, and none shall be below 40, which is asked of
+# all that makes faster: with this the worst of 32 photographs and 16 of our styles had 41.
+ENOUGH = (53.0, 48.0, 45.0)
+SIDE = 64  # of the pictures
+BALLS = 24  # in the first
+NIGHTS = ((0.01, 0.95), (0.001, 0.99))  # what is left of the clouds, and how dark it is
+
+_tried: WeakKeyDictionary[nn.Module, tuple[Any, int8.Kernels]] = WeakKeyDictionary()
+_lock = threading.RLock()
+
+
+def kernels(model: nn.Module, options: Mapping[str, Any], *, fast: bool = True) -> int8.Kernels:
+    """The convolutions of a network that are computed in 8 bit, by their weights; tried where that is not known.
+
+    None of a network that is told something beside the picture, because it might bear it with one style and not with
+    the next; nor of one that somebody looks into by hooks, which would be shown the pictures of the trial.
+
+    Args:
+        model: in evaluation mode.
+        options: what it is told.
+        fast: whether less than float32 will do.
+    """
+    if not fast or options or not int8_is_fast():
+        return {}
+    can, own = getattr(model, "capabilities", None), parts(model)
+    if can is None or (can.inputs, can.output) != (("image",), "image"):
+        return {}
+    if not own or not any(map(_large, own)) or any(part.device.type != "cpu" for part in own):
+        return {}
+    now = in_half(own[0]), state(own)
+    with _lock:
+        before, found = _tried.get(model, (None, {}))
+        if before != now:
+            found = _try(model, own)
+            _tried[model] = now, found
+        return found
+
+
+def pictures(channels: int, side: int) -> Tensor:
+    """What networks are tried with: (3, C, H, W) in [-1, 1].
+
+    Clouds as strong at each scale, as in nature, before which balls fly; and by night, and a darker one, with a lamp.
+    """
+    source = torch.Generator().manual_seed(0)
+    clouds = torch.zeros(1, channels, side, side)
+    scale = 2
+    while scale <= side:
+        grey, color = (torch.randn(1, count, scale, scale, generator=source) for count in (1, channels))
+        clouds += nn.functional.interpolate(grey + color / 2, clouds.shape[2:], mode="bilinear")
+        scale *= 2
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    day = clouds
+    for _ in range(BALLS):
+        row, column, radius = (torch.rand(3, generator=source) * side).unbind()
+        ball = (rows - row) ** 2 + (columns - column) ** 2 < (radius / 8) ** 2
+        day = torch.where(ball, 3 * torch.randn(1, channels, 1, 1, generator=source), day)
+    lamp = (rows - side / 2) ** 2 + (columns - side / 3) ** 2 < (side / 24) ** 2
+    nights = [torch.where(lamp, 1.0, clouds * light - dark) for light, dark in NIGHTS]
+    return torch.cat([day / 4, *nights]).clamp(-1, 1)
+
+
+def _large(weight: Tensor) -> bool:
+    """Whether a convolution with it might be worth it; spares small networks the trial."""
+    return weight.ndim == 4 and weight.shape[1] >= int8.CHANNELS and weight[:, 0].numel() >= min(int8.WORK.values())
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def _try(model: nn.Module, own: list[Tensor]) -> int8.Kernels:
+    can = model.capabilities
+    side = max(SIDE, can.smallest)
+    given = pictures(model.config.get("in_channels", 3), side + -side % can.multiple)
+    dtype = torch.bfloat16 if in_half(own[0]) else torch.float32
+    seen = _Seen(set(map(id, own)), dtype)
+    with accelerate(model), seen:
+        plain = model(given).double()
+    found = {key: int8.kernel(*parts, dtype) for key, parts in seen.found.items()}
+
+    def shares(chosen: int8.Kernels) -> Tensor:
+        """Of what the pictures may be off."""
+        with accelerate(model, kernels=chosen):
+            off = (model(given).double() - plain).square().mean((1, 2, 3))
+        return off / (4 * 10 ** (torch.tensor(ENOUGH) / -10))
+
+    def bears(chosen: int8.Kernels) -> bool:
+        return bool((shares(chosen) <= 1).all())  # not if it is NaN
+
+    if not found or bears(found):
+        return found
+    alone = {key: shares({key: kernel}) for key, kernel in found.items()}
+    chosen, spent = {}, torch.zeros(len(ENOUGH))
+    for key in sorted(alone, key=lambda key: alone[key].max().item()):
+        if (spent + alone[key] <= 1).all():
+            chosen[key], spent = found[key], spent + alone[key]
+    while chosen and not bears(chosen):  # roundings may add up to more
+        chosen.popitem()
+    return chosen
+
+
+class _Seen(TorchFunctionMode):
+    """Looks for convolutions that would be faster in 8 bit, and at whether their maps have values below zero.
+
+    Args:
+        weights: identities of those that stay as they are.
+        dtype: what is computed in.
+    """
+
+    def __init__(self, weights: set[int], dtype: torch.dtype) -> None:
+        super().__init__()
+        self._weights, self._dtype = weights, dtype
+        self.found: dict[int, tuple[Tensor, bool, dict[str, Any]]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") == "conv2d" and args[0].ndim == 4:
+            x, weight = args[0], argument(args, kwargs, 1, "weight")
+            options = {
+                key: argument(args, kwargs, 3 + k, key, usual) for k, (key, usual) in enumerate(OPTIONS["conv2d"])
+            }
+            if id(weight) in self._weights and int8.suits(x, weight, options, self._dtype):
+                _, signed, _ = self.found.get(id(weight), (weight, False, options))
+                self.found[id(weight)] = weight, signed or bool((x < 0).any()), options
+        return func(*args, **kwargs)
