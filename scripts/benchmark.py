@@ -4,8 +4,9 @@ First every family that makes a picture of a picture, at three sizes (some 20 mi
 --sizes choose). `stock` is eager float32 without our engine: the same module, and for `resnet` CycleGAN's generator as
 everybody writes it, one `nn.Sequential`. `ours` is what the pipeline runs, `float32` the same when asked for float32,
 `onnx` the exported graph in ONNX Runtime, with as many threads, `compiled` (--compile) what a pipeline with
-`compile=True` runs. `conv` is one convolution, 256 to 256 channels, 3x3, of
-128x128 features, in the better layout: what the processor gives a network that is nothing else.
+`compile=True` runs. `conv` is one convolution, 256 to 256 channels, 3x3, of 128x128 features, in the better layout:
+what the processor gives a network that is nothing else. Families have random weights; --styles takes published ones, or
+folders, in their place, which compute in 8 bit as far as they bear it (random weights do not).
 
 Then loading, training steps and memory beside the stock network of `resnet` (--part choose one of the two).
 
@@ -45,7 +46,7 @@ from styleforge.errors import StyleforgeError
 from styleforge.export import export_onnx
 from styleforge.hub import PretrainedMixin
 from styleforge.methods.base import Batch
-from styleforge.precision import Precision, bf16_is_fast
+from styleforge.precision import Precision, bf16_is_fast, int8_is_fast
 from styleforge.train import play
 
 QUICK = 0.1  # seconds
@@ -277,9 +278,10 @@ def our_sides(name: str, size: int, compiled: bool) -> dict[str, Callable[[], ob
 
 
 def networks(name: str, size: int) -> tuple[PretrainedMixin, torch.Tensor, dict[str, torch.Tensor]]:
-    """A family with random weights, a picture, and what else it takes."""
+    """A family with random weights, or a style; a picture, and what else it takes."""
     torch.manual_seed(0)
-    model, image = FAMILIES[name]().eval(), torch.rand(1, 3, size, size) * 2 - 1
+    model = FAMILIES[name]().eval() if name in FAMILIES else StylePipeline.from_pretrained(name, device="cpu").model
+    image = torch.rand(1, model.config.get("in_channels", 3), size, size) * 2 - 1
     return model, image, beside(model, size)
 
 
@@ -317,8 +319,8 @@ def serve(connection: Any, make: Callable[..., dict[str, Callable[[], object]]],
 
 def operations(name: str, size: int) -> int:
     """How many floating-point operations a picture takes; counted, not computed."""
+    model, image, options = networks(name, size)
     with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter, torch.no_grad():
-        model, image, options = networks(name, size)
         model(image, **options)
     return counter.get_total_flops()
 
@@ -327,7 +329,7 @@ def family(name: str, size: int, rounds: int, limit: float, graph: str, compiled
     """Seconds and GFLOP/s of all sides for a picture of `size` pixels a side.
 
     Args:
-        name: key of :data:`FAMILIES`.
+        name: key of :data:`FAMILIES`, or a style.
         size: side of the picture.
         rounds: timed turns of each side.
         limit: seconds after which no new turn begins.
@@ -355,12 +357,12 @@ def family(name: str, size: int, rounds: int, limit: float, graph: str, compiled
 
 
 def exported(name: str, folder: str) -> tuple[str, str]:
-    """The graph of a family, or an empty name and why there is none."""
-    file = Path(folder) / f"{name}.onnx"
+    """The graph of a family or a style, or an empty name and why there is none."""
+    file = Path(folder) / f"{Path(name).name}.onnx"
     try:
         import onnxruntime  # noqa: F401 -- before a minute of exporting
 
-        export_onnx(FAMILIES[name](), file, sizes=[(64, 64)])
+        export_onnx(networks(name, 64)[0], file, sizes=[(64, 64)])
     except (ImportError, StyleforgeError) as error:
         return "", str(error).partition("\n")[0]
     return str(file), ""
@@ -372,6 +374,7 @@ JOBS: dict[str, Callable[..., dict[str, Any]]] = {
     f.__name__: f for f in (loading, stylising, training, training_bf16, memory)
 }
 SIDES = ("ours", "float32", "onnx", "compiled")  # beside `stock`
+NAMES = 22  # width of the first column
 COLUMNS = (  # title, width of a column, what it takes from a row of a family, the columns
     ("seconds", 9, "seconds", ("stock", *SIDES)),
     ("GFLOP/s", 8, "gflop_per_second", ("conv", "ours", "conv float32", "float32")),
@@ -399,6 +402,7 @@ def machine() -> dict[str, object]:
         "load": round(os.getloadavg()[0], 1),
         "amx": torch.cpu._is_amx_tile_supported(),
         "bf16_is_fast": bf16_is_fast(torch.device("cpu")),
+        "int8_is_fast": int8_is_fast(),
     }
 
 
@@ -407,7 +411,7 @@ def heading() -> str:
     keys = "|".join(
         "".join(f"{key.replace(' float32', '32'):>{width}}" for key in keys) for _, width, _, keys in COLUMNS
     )
-    return f"{'':16}|{titles}\n{'family, px':16}|{keys}"
+    return f"{'':{NAMES + 4}}|{titles}\n{'family, px':{NAMES + 4}}|{keys}"
 
 
 def line(row: dict[str, Any]) -> str:
@@ -419,7 +423,9 @@ def line(row: dict[str, Any]) -> str:
         return f"{texts.get(part, f'{value:.0%}'):>{width}}"
 
     cells = "|".join("".join(cell(part, key, width) for key in keys) for _, width, part, keys in COLUMNS)
-    return f"{row['family']:12}{row['size']:4}|{cells}" + (f"  no onnx: {row['why']}" if row["why"] else "")
+    return f"{Path(row['family']).name:{NAMES}}{row['size']:4}|{cells}" + (
+        f"  no onnx: {row['why']}" if row["why"] else ""
+    )
 
 
 def compare_families(
@@ -467,6 +473,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=["families", "stock"], help="only one of the two parts")
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), metavar="NAME")
+    parser.add_argument("--styles", nargs="+", metavar="STYLE", help="these in place of families: names or folders")
     parser.add_argument("--sizes", nargs="+", type=int, default=[256, 512, 1024], help="sides of the pictures")
     parser.add_argument("--rounds", type=int, default=5, help="timed turns of each side, one at least")
     parser.add_argument("--seconds", type=float, default=15, help="after these no new turn of a family begins")
@@ -486,7 +493,8 @@ def main(arguments: list[str] | None = None) -> None:
     found: dict[str, Any] = {"machine": machine()}
     show(", ".join(f"{key} {value}" for key, value in found["machine"].items()) + "\n")
     if options.part != "stock":
-        given = (options.families, options.sizes, options.rounds, options.seconds, not options.no_onnx, options.compile)
+        names = options.styles or options.families
+        given = (names, options.sizes, options.rounds, options.seconds, not options.no_onnx, options.compile)
         found["families"] = compare_families(*given, show)
     if options.part != "families":
         found["stock"] = compare_with_stock(options.rounds, options.size, show)

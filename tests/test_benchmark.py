@@ -55,6 +55,15 @@ def test_each_family_and_size_has_all_sides(tiny, capsys):
     assert large - mean == pytest.approx(4 * (small - mean))
 
 
+def test_styles_take_the_place_of_families(tiny, capsys, tmp_path):
+    TINY["mini"]().save_pretrained(tmp_path / "mine")
+    found, table = run(capsys, "--no-onnx", "--styles", str(tmp_path / "mine"), "mini-classic")
+    assert [Path(row["family"]).name for row in found["families"]] == ["mine"] * 2 + ["mini-classic"] * 2
+    assert "mini-classic" in table and str(tmp_path) not in table
+    first, _, last, _ = (row["gflop"] for row in found["families"])
+    assert last > 10 * first > 0
+
+
 def test_compiled_networks_are_one_more_side(tiny, capsys, monkeypatch):
     monkeypatch.setattr(benchmark.torch, "compile", lambda model, **options: model)
     found, _ = run(capsys, "--no-onnx", "--compile")
