@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from . import __version__, memory
-from .precision import bf16_is_fast
+from .precision import bf16_is_fast, int8_is_fast
 
 State = Literal["ok", "note", "wrong"]
 
@@ -94,7 +94,8 @@ def _devices() -> list[Finding]:
     import torch
 
     cpu = torch.device("cpu")
-    speed = "computes in bfloat16" if bf16_is_fast(cpu) else "no bfloat16 of its own: everything in float32"
+    speed = "computes in bfloat16" if bf16_is_fast(cpu) else "no bfloat16 of its own: computes in float32"
+    speed += ", and in 8 bit where a style bears it" if int8_is_fast() else ""
     threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
     found = [Finding("cpu", f"{threads}; {speed}")]
     for index in range(torch.cuda.device_count()):

@@ -40,9 +40,11 @@ class StylePipeline:
     Args:
         model: a network that makes pictures: from a picture, from a picture and a picture of the style, or from noise.
         policy: limits on the pictures that come in.
-        fast: compute in bfloat16 where the processor does that by itself; at least 40 dB of float32. Weights of
-            convolutions are then kept in the processor's order from the second picture of a size on, half of their
-            size in float32, see :mod:`styleforge.engine.replay`.
+        fast: compute in bfloat16 where the processor does that by itself, and in 8 bit where it is faster in that and
+            the network bears it, which is tried before the first picture (a second at most for our styles, see
+            :mod:`styleforge.engine.trial`); at least 40 dB of float32. Weights of convolutions are then kept in the
+            processor's order from the second picture of a size on, half of their size in float32 or less, see
+            :mod:`styleforge.engine.replay`.
         compile: use torch.compile, for many pictures of one size: the first of each size takes seconds to minutes,
             those after it are sooner done on some machines, and on others not (`scripts/benchmark.py --compile`
             measures). Without a compiler (a C++ compiler, for CPUs) it warns and goes on without; so do networks that
@@ -98,7 +100,7 @@ class StylePipeline:
             pretrained_model_name_or_path: a folder, the name of a bundled style, or `organisation/name`.
             revision: branch, tag or commit on the Hub.
             subfolder: folder inside the repository, for instance "reverse" for the way back of a CycleGAN.
-            dtype: type to compute in, and nothing else; when None, float32 with bfloat16 where the processor has it.
+            dtype: type to compute in, and nothing else; when None, float32 or what is faster: see `fast` of the class.
             device: where to compute; a GPU when there is one, when None.
             token: Hub token; the saved one when None.
             cache_dir: Hub cache; the usual one when None.

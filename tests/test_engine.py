@@ -407,6 +407,22 @@ def test_moments_are_those_of_torch(layout, dtype, least, away, rtol):
     assert all(map(torch.equal, other, torch.var_mean(maps, 1)))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@torch.no_grad()
+def test_sums_over_half_precision_are_those_of_float64(layout):
+    """Of a map larger than a block, and of a part of one, as tiles have."""
+    maps = torch.randn(1, 5, 300, 211) * (0.2 + torch.rand(5, 1, 1)) + torch.arange(-2, 3)[:, None, None]
+    maps = maps.bfloat16().contiguous(memory_format=layout)
+    for part in (maps, maps[:, :, 7:290, 3:200]):
+        count, mean, squares = sums.measure(part, "moments")
+        exact = part.double()
+        assert (count == exact[0, 0].numel()).all() and count.dtype == torch.float64
+        assert torch.allclose(mean, exact.mean((0, 2, 3)), atol=1e-5)
+        about = (exact - exact.mean((2, 3), keepdim=True)).square().sum((0, 2, 3))
+        assert torch.allclose(squares, about, rtol=1e-3)  # the maps themselves are rounded by 4e-3
+    assert not sums.measure(maps * 0 + 7, "moments")[2].any()
+
+
 @torch.no_grad()
 def test_moments_of_half_precision_are_in_float32_wherever():
     maps = torch.randn(1, 5, 30, 20).bfloat16()

@@ -69,7 +69,7 @@ LOADED = ("style", "revision", "subfolder", "device", "offline")
     help="Of a picture in tiles: those of the whole, or of a small copy, which is quicker.",
 )
 @COMPILE
-@click.option("--float32", is_flag=True, help="Not in bfloat16, where the processor has it.")
+@click.option("--float32", is_flag=True, help="Neither in bfloat16 nor in 8 bit, where these are faster.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Threads that read and write.")
 @click.option("--stream", is_flag=True, help="From file to file by parts, for pictures larger than memory: PNG, TIFF.")
 @OVERWRITE

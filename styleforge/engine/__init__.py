@@ -57,7 +57,8 @@ def run(
         max_memory: bytes that may be needed beside the model, the input and the output; by default half of what is
             free.
         statistics: of tiles; see :func:`styleforge.engine.tiled.run_tiled`.
-        fast: compute in bfloat16 where that is faster; see :func:`styleforge.engine.fast.accelerate`.
+        fast: compute in bfloat16 where that is faster, see :func:`styleforge.engine.fast.accelerate`, and in 8 bit
+            where the network bears it, see :func:`styleforge.engine.trial.kernels`.
         shortcut: for the same network, where it is computed at once and without a watcher.
         options: further arguments of the model, the same for all pictures.
         progress: called with how many tiles of how many are done.

@@ -64,7 +64,7 @@ class Replay:
         Args:
             image: of a size that the network takes.
             options: what the network is told beside; tensors in it may be others each time.
-            fast: in bfloat16 where that is fast; see :func:`styleforge.engine.fast.accelerate`.
+            fast: in less than float32 where that is faster; see :func:`styleforge.engine.run`.
         """
         own = parts(self.model)
         if not self._able or own is None or image.device.type != "cpu" or self.model.training:
