@@ -128,10 +128,9 @@ class _Faster(TorchFunctionMode):
             return func(parts, *args[1:], **kwargs)
         if name == "instance_norm" and _own_statistics(args, kwargs):
             weight, bias = (argument(args, kwargs, place, key) for place, key in ((3, "weight"), (4, "bias")))
+            eps = argument(args, kwargs, 7, "eps", 1e-5)
             with torch.autocast("cpu", enabled=False):
-                return _instance_norm(
-                    args[0], weight, bias, argument(args, kwargs, 7, "eps", 1e-5), bool(self._kernels)
-                )
+                return _instance_norm(args[0], weight, bias, eps, bool(self._kernels))
         if name == "var_mean" and args[0].ndim == 4 and args[1:] == ((2, 3),) and kwargs == {"keepdim": True}:
             with torch.autocast("cpu", enabled=False):
                 return _var_mean(args[0], bool(self._kernels))
@@ -197,9 +196,7 @@ def _ordered_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, **optio
 
 def _instance_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, roughly: bool) -> Tensor:
     """As a group norm; that of torch sums up naively in channels-last, so not where float32 or many pixels show it."""
-    if (
-        _summed_naively(x, roughly) or x.is_contiguous() or isinstance(x, FakeTensor)
-    ):  # of which only the shape is asked
+    if _summed_naively(x, roughly) or x.is_contiguous() or isinstance(x, FakeTensor):  # whose shape alone is asked
         return F.group_norm(x, x.shape[1], weight, bias, eps)
     made = [normed(one, measure(one, "moments"), weight, bias, eps) for one in x.split(1)]
     return made[0] if len(made) == 1 else torch.cat(made)

@@ -25,6 +25,9 @@ _aten, _onednn = torch.ops.aten, torch.ops.mkldnn
 _PAD = _aten.reflection_pad2d.default
 _RELU = {_aten.relu.default, _aten.relu_.default}
 _ORDERING = {_aten._to_copy.default}
+# What int8 does with a map: to find its largest value, and behind the norm that makes steps of it.
+_FOR_LARGEST = {_aten.amax.default, _aten.bitwise_and.Scalar}
+_TO_STEPS = {operator.getitem, _aten._to_copy.default, _aten.relu_.default}
 _CONVOLVING, _WITH_RELU = set(), set()  # the latter do a ReLU behind them, too
 if hasattr(_onednn, "_convolution_transpose_pointwise"):
     _ORDERING |= {_onednn._reorder_convolution_weight.default, _onednn._reorder_convolution_transpose_weight.default}
@@ -218,16 +221,18 @@ def _activation(node: fx.Node) -> list[fx.Node]:
 def _pad_later(pad: fx.Node) -> None:
     """Pad what a map is in 8 bit, half as large, in place of the map: reflected, its largest value stays the same."""
     chain = [user for user in pad.users if user.target is _aten.native_batch_norm.default]
-    if not chain or {user.target for user in pad.users} - {chain[0].target, _aten.view.dtype}:
+    views = [user for user in pad.users if user.target is _aten.view.dtype]
+    looks = {user.target for view in views for user in view.users}
+    if len(chain) != 1 or len(chain + views) != len(pad.users) or not looks <= _FOR_LARGEST:
         return
-    while len(chain[-1].users) == 1 and chain[-1].target is not int8.conv.default:
+    while len(chain[-1].users) == 1 and (len(chain) == 1 or chain[-1].target in _TO_STEPS):
         chain.append(next(iter(chain[-1].users)))
-    if chain[-1].target is int8.conv.default:
-        whole = chain[-2]
+    if int8.conv is not None and chain[-1].target is int8.conv.default:
+        steps = chain[-2]
         pad.replace_all_uses_with(pad.args[0])
-        with pad.graph.inserting_after(whole):
-            padded = pad.graph.call_function(_PAD, (whole, *pad.args[1:]))
-        chain[-1].replace_input_with(whole, padded)
+        with pad.graph.inserting_after(steps):
+            padded = pad.graph.call_function(_PAD, (steps, *pad.args[1:]))
+        chain[-1].replace_input_with(steps, padded)
         pad.graph.erase_node(pad)
 
 
