@@ -15,7 +15,7 @@ def measure(core: Tensor, kind: str) -> Tensor:
     """Of (1, C, H, W), in float64: the largest values (C,), or count, mean and squares about the mean (3, C)."""
     if kind == "amax":
         return core.amax((0, 2, 3)).double()
-    if core.dtype == torch.bfloat16:
+    if core.dtype == torch.bfloat16 and core.device.type == "cpu":
         parts = []
         for block in core.split(max(1, PIXELS // core.shape[3]), 2):
             (mean,), (variance,) = quickly(block)
@@ -32,7 +32,7 @@ def measure(core: Tensor, kind: str) -> Tensor:
 
 
 def quickly(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel of (B, C, H, W), both (B, C) in float64, by a norm of torch.
+    """Mean and variance of each channel of (B, C, H, W), both (B, C) in float64, by a norm of torch; on CPUs.
 
     It sums up naively in channels-last, so it is for bfloat16 and not for too many pixels; torch's own sums over such
     take seven times as long.
