@@ -41,7 +41,7 @@ class StylePipeline:
         model: a network that makes pictures: from a picture, from a picture and a picture of the style, or from noise.
         policy: limits on the pictures that come in.
         fast: compute in bfloat16 where the processor does that by itself, and in 8 bit where it is faster in that and
-            the network bears it, which is tried before the first picture (a second at most for our styles, see
+            the network bears it, which is tried before the first picture (about a second for our styles, see
             :mod:`styleforge.engine.trial`); at least 40 dB of float32. Weights of convolutions are then kept in the
             processor's order from the second picture of a size on, half of their size in float32 or less, see
             :mod:`styleforge.engine.replay`.

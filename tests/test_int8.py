@@ -34,7 +34,7 @@ def half(request, monkeypatch):
 @pytest.fixture
 def bearing(half, monkeypatch):
     """All networks bear 8 bit, and small ones are worth it."""
-    monkeypatch.setattr(trial, "ENOUGH", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(trial, "ENOUGH", (0.0, 0.0, 0.0, 0.0))
     monkeypatch.setattr(int8, "WORK", dict.fromkeys(TYPES, 16))
     monkeypatch.setattr(int8, "CHANNELS", 8)
 
