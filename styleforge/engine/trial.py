@@ -55,7 +55,7 @@ def kernels(model: nn.Module, options: Mapping[str, Any], *, fast: bool = True) 
         return {}
     if not own or not any(map(_large, own)) or any(part.device.type != "cpu" for part in own):
         return {}
-    now = in_half(own[0]), state(own)
+    now = in_half(next(model.parameters())), state(own)
     with _lock:
         before, found = _tried.get(model, (None, {}))
         if before != now:
@@ -101,7 +101,7 @@ def _try(model: nn.Module, own: list[Tensor]) -> int8.Kernels:
     can = model.capabilities
     side = max(SIDE, can.smallest)
     given = pictures(model.config.get("in_channels", 3), side + -side % can.multiple)
-    dtype = torch.bfloat16 if in_half(own[0]) else torch.float32
+    dtype = torch.bfloat16 if in_half(next(model.parameters())) else torch.float32
     seen = _Seen(set(map(id, own)), dtype)
     with accelerate(model), seen:
         plain = model(given).double()
