@@ -48,7 +48,8 @@ class StylePipeline:
         compile: use torch.compile, for many pictures of one size: the first of each size takes seconds to minutes,
             those after it are sooner done on some machines, and on others not (`scripts/benchmark.py --compile`
             measures). Without a compiler (a C++ compiler, for CPUs) it warns and goes on without; so do networks that
-            take more than a picture. Pictures in tiles, and films with steady statistics, are not compiled.
+            take more than a picture. Pictures in tiles, and films with steady statistics, are not compiled; what is
+            computes nothing in 8 bit.
 
     Attributes:
         model: the network, in evaluation mode.

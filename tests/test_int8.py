@@ -129,8 +129,7 @@ def test_published_styles_bear_it_and_stay_near_to_float32(half):
     checked = 0
     for name in (STYLE, "fastcut-monet", "fast-great-wave", "restore-denoise", "mini-classic"):
         model, image = StylePipeline.from_pretrained(name).model, photograph()
-        found, exact = trial.kernels(model, {}), engine.run(model, image, fast=False)
-        checked += bool(found)
+        checked += bool(trial.kernels(model, {}))
         for each in (image, image * 0.05 - 0.9):
             exact, made = engine.run(model, each, fast=False), engine.run(model, each)
             assert decibel((made - exact) / 2, torch.ones(1)) >= 40, name

@@ -28,7 +28,7 @@ NAIVE = 512 * 512  # most pixels of a map that are summed up one after the other
 KEPT = 256 * 2**20  # bytes of freed memory that the process keeps
 TENSORS = (64 * 2**20, 32 * 2**20)  # for tensors of up to so many; glibc before 2.33 takes only the second
 SMALL = 2**19  # pixels of a picture up to which the first is good
-OPTIONS = {  # of convolutions, after input, weight and bias
+_OPTIONS = {  # of convolutions, after input, weight and bias
     "conv2d": (("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1)),
     "conv_transpose2d": (("stride", 1), ("padding", 0), ("output_padding", 0), ("groups", 1), ("dilation", 1)),
 }
@@ -109,9 +109,8 @@ class _Faster(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name in OPTIONS and args[0].ndim == 4:
-            weight, bias = argument(args, kwargs, 1, "weight"), argument(args, kwargs, 2, "bias")
-            options = {key: argument(args, kwargs, 3 + k, key, usual) for k, (key, usual) in enumerate(OPTIONS[name])}
+        if name in _OPTIONS and args[0].ndim == 4:
+            weight, bias, options = convolution(name, args, kwargs)
             whole = self._kernels.get(id(weight)) if name == "conv2d" else None
             if whole and not isinstance(args[0], FakeTensor):  # of which only the shape is asked
                 with torch.autocast("cpu", enabled=False):
@@ -148,6 +147,12 @@ class _Faster(TorchFunctionMode):
         if name == "tanh":
             return func(args[0].float(), *args[1:], **kwargs)
         return func(*args, **kwargs)
+
+
+def convolution(name: str, args: Any, kwargs: Any) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
+    """Weight, bias and options of a call of "conv2d" or "conv_transpose2d"."""
+    options = {key: argument(args, kwargs, 3 + k, key, usual) for k, (key, usual) in enumerate(_OPTIONS[name])}
+    return argument(args, kwargs, 1, "weight"), argument(args, kwargs, 2, "bias"), options
 
 
 def _as_whole_numbers(x: Tensor) -> bool:

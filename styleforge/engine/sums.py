@@ -15,19 +15,19 @@ def measure(core: Tensor, kind: str) -> Tensor:
     """Of (1, C, H, W), in float64: the largest values (C,), or count, mean and squares about the mean (3, C)."""
     if kind == "amax":
         return core.amax((0, 2, 3)).double()
-    if core.dtype == torch.bfloat16 and core.device.type == "cpu":
-        parts = []
-        for block in core.split(max(1, PIXELS // core.shape[3]), 2):
-            (mean,), (variance,) = quickly(block)
-            count = torch.full_like(mean, block.shape[2:].numel())
-            parts.append(torch.stack([count, mean, variance * count]))
-        return joined(kind, torch.stack(parts))
+    quick = core.dtype == torch.bfloat16 and core.device.type == "cpu"
+    rows = max(1, PIXELS // core.shape[3] if quick else BLOCK // core[0, :, 0].numel())
     parts = []
-    for block in core[0].split(max(1, BLOCK // core[0, :, 0].numel()), 1):
-        block = block if block.dtype == torch.float64 else block.float()
-        mean = block.mean((1, 2), keepdim=True)
-        squares = (block - mean).square_().sum((1, 2))
-        parts.append(torch.stack([torch.full_like(squares, block[0].numel()), mean[:, 0, 0], squares]).double())
+    for block in core.split(rows, 2):
+        count = block[0, 0].numel()
+        if quick:
+            (mean,), (variance,) = quickly(block)
+            squares = variance * count
+        else:
+            block = block[0] if block.dtype == torch.float64 else block[0].float()
+            mean = block.mean((1, 2), keepdim=True)
+            squares, mean = (block - mean).square_().sum((1, 2)), mean[:, 0, 0]
+        parts.append(torch.stack([torch.full_like(squares, count), mean, squares]).double())
     return joined(kind, torch.stack(parts))
 
 

@@ -20,12 +20,11 @@ from torch.overrides import TorchFunctionMode
 
 from ..precision import int8_is_fast
 from . import int8
-from .fast import OPTIONS, accelerate, in_half
+from .fast import accelerate, convolution, in_half
 from .parts import parts, state
-from .trace import argument
 
 # How near to themselves the pictures stay, in dB. Other pictures differ, and none shall be below 40, which is asked of
-# all that makes faster: with this the worst of 36 photographs and 19 of our styles had 42.
+# all that makes faster: with this the worst of 36 photographs and 20 of our styles had 42.
 ENOUGH = (53.0, 53.0, 48.0, 45.0)
 SIDE = 64  # of the pictures
 BALLS = 24  # in the first
@@ -105,7 +104,7 @@ def _try(model: nn.Module, own: list[Tensor]) -> int8.Kernels:
     seen = _Seen(set(map(id, own)), dtype)
     with accelerate(model), seen:
         plain = model(given).double()
-    found = {key: int8.kernel(*parts, dtype) for key, parts in seen.found.items()}
+    found = {key: int8.kernel(*each, dtype) for key, each in seen.found.items()}
 
     def shares(made: Tensor) -> Tensor:
         """Of what pictures may be off, (n, 4) of n times those that are tried."""
@@ -121,7 +120,7 @@ def _try(model: nn.Module, own: list[Tensor]) -> int8.Kernels:
     alone, many = {}, max(1, TOGETHER // given[:, 0].numel())
     for first in range(0, len(found), many):
         some = list(found)[first : first + many]
-        with accelerate(model), _Alone([(key, found[key], seen.found[key][2]) for key in some], len(given), dtype):
+        with accelerate(model), _Alone({key: found[key] for key in some}, len(given), dtype):
             made = model(given.repeat(len(some), 1, 1, 1))
         alone |= zip(some, shares(made), strict=True)
     chosen, spent = {}, torch.zeros(len(ENOUGH))
@@ -149,10 +148,7 @@ class _Seen(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "__name__", "") == "conv2d" and args[0].ndim == 4:
-            x, weight = args[0], argument(args, kwargs, 1, "weight")
-            options = {
-                key: argument(args, kwargs, 3 + k, key, usual) for k, (key, usual) in enumerate(OPTIONS["conv2d"])
-            }
+            x, (weight, _, options) = args[0], convolution("conv2d", args, kwargs)
             if id(weight) in self._weights and int8.suits(x, weight, options, self._dtype):
                 _, signed, _ = self.found.get(id(weight), (weight, False, options))
                 self.found[id(weight)] = weight, signed or bool((x < 0).any()), options
@@ -163,22 +159,22 @@ class _Alone(TorchFunctionMode):
     """Each of some convolutions in 8 bit, of a part of the pictures of its own.
 
     Args:
-        kernels: of each the weight's identity, the weights in 8 bit, and options.
-        count: pictures of each.
+        kernels: in the order of the parts.
+        count: pictures of each part.
         dtype: what is computed in.
     """
 
-    def __init__(self, kernels: list[tuple[int, int8.Kernel, dict[str, Any]]], count: int, dtype: torch.dtype) -> None:
+    def __init__(self, kernels: int8.Kernels, count: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self._places = {key: (number * count, *rest) for number, (key, *rest) in enumerate(kernels)}
-        self._count, self._dtype = count, dtype
+        self._kernels, self._dtype = kernels, dtype
+        self._parts = {key: slice(place * count, (place + 1) * count) for place, key in enumerate(kernels)}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        made = func(*args, **kwargs)
         if getattr(func, "__name__", "") == "conv2d":
-            begin, *given = self._places.get(id(argument(args, kwargs or {}, 1, "weight")), (None,))
-            if begin is not None:
-                part, bias = slice(begin, begin + self._count), argument(args, kwargs or {}, 2, "bias")
+            weight, bias, options = convolution("conv2d", args, kwargs)
+            if part := self._parts.get(id(weight)):
                 with torch.autocast("cpu", enabled=False):
-                    made[part] = int8.conv2d(args[0][part], given[0], bias, given[1], self._dtype)
+                    made[part] = int8.conv2d(args[0][part], self._kernels[id(weight)], bias, options, self._dtype)
         return made
