@@ -145,7 +145,7 @@ def test_what_waits_may_lie_in_files(tmp_path, monkeypatch):
 
 
 def _with_nothing_held(init):
-    return lambda self, steps, tile, held: init(self, steps, tile, 0)
+    return lambda self, steps, tile, held, workers=1: init(self, steps, tile, 0, workers)
 
 
 @torch.no_grad()

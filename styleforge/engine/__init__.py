@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,8 +77,10 @@ def run(
         if made is not None:
             return painted(made, into)
     eight = kernels(model, options or {}, fast=fast)
-    with accelerate(model, enabled=fast, pixels=image.shape[2:].numel(), kernels=eight):
+    around = partial(accelerate, model, enabled=fast, pixels=image.shape[2:].numel(), kernels=eight)
+    with around():
         given = {"max_bytes": budget, "statistics": statistics, "options": options, "progress": progress}
+        given["around"] = around
         if whole:
             return painted(run_whole(model, image[:, :, :, :], options or {}).to(image.dtype), into)
         if into is not None:

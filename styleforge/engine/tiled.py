@@ -18,10 +18,12 @@ import math
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import lru_cache
+from contextlib import nullcontext
+from functools import lru_cache, partial
 from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
@@ -32,9 +34,11 @@ from torch.overrides import TorchFunctionMode
 
 from .. import memory
 from ..errors import ConfigError
+from .fast import convolution
 from .sums import joined, measure
 from .trace import AGAIN, Segment, Trace, argument, keeps_map, sum_wanted, tensors, trace
 from .watch import announce, changed, normalised, pooled, run_whole
+from .workers import Around, Workers
 
 Statistics = Literal["exact", "thumbnail"]
 Progress = Callable[[int, int], None]
@@ -47,6 +51,8 @@ WORKING, WAITING = 0.35, 0.6  # shares of a budget: of all for the tile that is 
 THRIFT = (100, 200, 400, AGAIN)  # multiplications for a value; the first that lets all that waits stay in memory is
 # taken, where keeping costs about as much as the first of these, and for files the last
 SLACK = 2.0  # peak of a process to what the steps hold: torch's own copies, and what the allocator keeps; measured 1.6
+WORKERS = 4  # most tiles side by side: Python does one thing at a time, and is a tenth of the time of a tile
+ALIKE = 0.5  # of the side of a tile that is quickest: as long as memory is enough for such, tiles go side by side
 LARGEST_TILE = 1536  # sides beyond it gain nothing
 LARGEST_MAP = 2**25  # bytes of a tile's features: glibc asks the system for larger ones each time, which has to clear
 # their pages first; that takes longer than most calls that fill them
@@ -79,11 +85,13 @@ class Plan:
         trace: the steps of the network for this size.
         tile: side of a tile without its overlap, in pixels; None for the whole picture at once.
         held: bytes that waiting tiles may keep in memory; what is more goes into files.
+        workers: how many tiles are computed side by side.
     """
 
     trace: Trace
     tile: int | None
     held: int
+    workers: int = 1
 
 
 def plan(
@@ -125,7 +133,10 @@ def plan(
     area = steps.height * steps.width
     overlap = 2 * _halo(steps, steps.segments(waits=waits))
     quick = max(int(math.sqrt(LARGEST_MAP * area / max(steps.bytes))) - overlap, 8 * overlap)
-    tile = min(LARGEST_TILE, quick, int(math.sqrt(max_bytes * share * area / whole)) - overlap)
+    for workers in range(_most_workers(image.device), 0, -1):
+        tile = min(LARGEST_TILE, quick, int(math.sqrt(max_bytes * share * area / whole / workers)) - overlap)
+        if tile >= min(LARGEST_TILE, quick) * ALIKE:
+            break
     tile = tile // steps.align * steps.align
     if tile < max(SMALLEST_TILE, steps.align):
         least = (max(SMALLEST_TILE, steps.align) + overlap + steps.align) ** 2 * whole / area
@@ -136,11 +147,11 @@ def plan(
             allowed=f"at least {least / share / 2**20:.0f} MiB",
             todo="Allow more (max_memory), or close other programs.",
         )
-    held = int((max_bytes - (tile + overlap) ** 2 * whole / area) * WAITING)
+    held = int((max_bytes - workers * (tile + overlap) ** 2 * whole / area) * WAITING)
     for steps.again in THRIFT if waits else ():
         if steps.held(steps.segments()) <= held:
             break
-    return Plan(steps, tile, held)
+    return Plan(steps, tile, held, workers)
 
 
 @torch.no_grad()
@@ -154,6 +165,7 @@ def run_tiled(
     statistics: Statistics = "exact",
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    around: Around = nullcontext,
 ) -> Tensor:
     """What `model(image, **options)` gives, in tiles if the whole does not fit.
 
@@ -172,6 +184,7 @@ def run_tiled(
             nothing is kept, but colours and contrast differ a little.
         options: further arguments of the model; styles are the same for all tiles.
         progress: called with how many tiles of how many are done, over all rounds.
+        around: what threads enter that compute tiles side by side, on CPUs; the caller has entered it.
 
     Returns:
         (1, 3, H, W) in [-1, 1] on the device of `image`; or `into`.
@@ -183,7 +196,7 @@ def run_tiled(
     if tile is None:
         chosen = plan(model, image, max_bytes, options, statistics)
     else:
-        chosen = Plan(trace(model, image, options), tile, 2**63)
+        chosen = Plan(trace(model, image, options), tile, 2**63, _most_workers(image.device))
     if chosen.tile is None:
         return painted(run_whole(model, image[:, :, :, :], options), into)
     if chosen.trace.refusal:
@@ -195,7 +208,7 @@ def run_tiled(
         )
     announce("tiles" if statistics == "exact" else "thumbnail")
     sums = _thumbnail(model, image, options) if statistics == "thumbnail" else {}
-    return _rounds(model, image, options, chosen, sums, progress or (lambda done, total: None), into)
+    return _rounds(model, image, options, chosen, sums, progress or (lambda done, total: None), into, around)
 
 
 def painted(styled: Tensor, into: Paintable | None) -> Any:
@@ -214,6 +227,7 @@ def _rounds(
     sums: Sums,
     progress: Progress,
     into: Paintable | None = None,
+    around: Around = nullcontext,
 ) -> Any:
     """All tiles up to the first sum that is not known, again and again, until all have arrived."""
     steps = chosen.trace
@@ -221,16 +235,14 @@ def _rounds(
     tiles = list(_tiles(steps, chosen.tile, _halo(steps, segments)))
     total, done = len(tiles) * len(segments), 0
     _check_disk(steps.held(segments) - chosen.held)
-    with _Store(steps, chosen.held) as store:
+    with _Store(steps, chosen.held) as store, Workers(chosen.workers, around) as workers:
         runs = [_Run(steps, tile, sums, store) for tile in tiles]
         for segment in segments:
             wanted, shares = None, []
-            for run in runs:
-                try:
-                    part = run(model, image, options, segment)
-                except _Pause as pause:
-                    wanted = pause.wanted
-                    shares.append(pause.share)
+            for run, part in zip(runs, workers.each(partial(_go, model, image, options, segment), runs), strict=True):
+                if isinstance(part, _Pause):
+                    wanted = part.wanted
+                    shares.append(part.share)
                 else:
                     if into is None:
                         into = part.new_empty(1, part.shape[1], *image.shape[2:])
@@ -241,6 +253,16 @@ def _rounds(
                 sums[wanted] = changed(joined(wanted[1], torch.stack(shares)))
             store.keep(segment.kept)
     return into
+
+
+def _go(
+    model: nn.Module, image: Tensor | Pixels, options: Mapping[str, Any], segment: Segment, run: _Run
+) -> Tensor | _Pause:
+    """One tile, up to its end or the next pause."""
+    try:
+        return run(model, image, options, segment)
+    except _Pause as pause:
+        return pause.with_traceback(None)  # which would keep all that was alive
 
 
 def _thumbnail(model: nn.Module, image: Tensor | Pixels, options: Mapping[str, Any]) -> Sums:
@@ -256,6 +278,10 @@ def _thumbnail(model: nn.Module, image: Tensor | Pixels, options: Mapping[str, A
     copy = F.interpolate(copy, small, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
     _rounds(model, copy, options, Plan(trace(model, copy, options), max(small), 2**63), sums, lambda done, total: None)
     return sums
+
+
+def _most_workers(device: torch.device) -> int:
+    return min(torch.get_num_threads(), WORKERS) if device.type == "cpu" else 1
 
 
 # -- tiles --
@@ -344,29 +370,36 @@ class _Store:
     def __init__(self, steps: Trace, limit: int) -> None:
         self._steps, self._left = steps, limit
         self._maps: dict[int, Tensor | BinaryIO] = {}
+        self._files: list[BinaryIO] = []  # free ones: to write over what is there is quicker than to begin anew
+        self.one_at_a_time = threading.Lock()  # for files, whose place to read and write is one
 
     def __enter__(self) -> _Store:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.keep(set())
+        for file in self._files:
+            file.close()
 
     def put(self, step: int, tile: _Tile, features: Tensor) -> None:
         """Keep the core of a tile's features (1, C, h, w)."""
         scale = self._steps.scales[step]
         core, rows, columns = tile.core(features, scale), tile.rows, tile.columns
         down, right = rows.core_begin // scale, columns.core_begin // scale
-        whole = self._map(step, core)
+        with self.one_at_a_time:
+            whole = self._map(step, core)
         if isinstance(whole, Tensor):
             whole[:, :, down : down + core.shape[2], right : right + core.shape[3]] = core
             return
         # Rows of the map as bytes, channels last: each row of a tile is one piece of the file. Not mapped into memory:
         # pages of a mapping count as ours.
-        raw = core[0].permute(1, 2, 0).cpu().contiguous().view(torch.uint8).flatten(1).numpy()
-        for row, line in enumerate(raw):
-            self._seek(whole, step, down + row, right, core)
-            if whole.write(line) != line.nbytes:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir())
+        raw = core[0].permute(1, 2, 0).cpu()
+        raw = (raw if raw.stride(2) == 1 else raw.contiguous()).view(torch.uint8).flatten(1).numpy()
+        with self.one_at_a_time:
+            for place, line in self._lines(raw, step, down, right, core):
+                whole.seek(place)
+                if whole.write(line) != line.nbytes:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir())
 
     def get(self, step: int, tile: _Tile, like: Tensor) -> Tensor:
         """A tile's features with its margins, of the shape and type of `like`."""
@@ -375,10 +408,11 @@ class _Store:
         if isinstance(whole, Tensor):
             return whole[:, :, down, right].contiguous(memory_format=_layout(whole))
         raw = np.empty((like.shape[2], like.shape[3] * like.shape[1] * like.element_size()), np.uint8)
-        for row, line in enumerate(raw):
-            self._seek(whole, step, down.start + row, right.start, like)
-            if whole.readinto(line) != line.nbytes:
-                raise OSError(errno.EIO, "a temporary file has become shorter", tempfile.gettempdir())
+        with self.one_at_a_time:
+            for place, line in self._lines(raw, step, down.start, right.start, like):
+                whole.seek(place)
+                if whole.readinto(line) != line.nbytes:
+                    raise OSError(errno.EIO, "a temporary file has become shorter", tempfile.gettempdir())
         features = torch.from_numpy(raw).view(like.dtype).view(1, *like.shape[2:], like.shape[1])
         return features.permute(0, 3, 1, 2).to(like.device)
 
@@ -389,7 +423,7 @@ class _Store:
             if isinstance(gone, Tensor):
                 self._left += gone.nbytes
             else:
-                gone.close()
+                self._files.append(gone)
 
     def _map(self, step: int, core: Tensor) -> Tensor | BinaryIO:
         if step not in self._maps:
@@ -399,12 +433,16 @@ class _Store:
                 self._left -= size
                 self._maps[step] = torch.empty(shape, dtype=core.dtype, device=core.device, memory_format=_layout(core))
             else:
-                self._maps[step] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+                self._maps[step] = self._files.pop() if self._files else tempfile.TemporaryFile(buffering=0)
         return self._maps[step]
 
-    def _seek(self, file: BinaryIO, step: int, row: int, column: int, like: Tensor) -> None:
-        place = row * self._steps.sizes[step][1] + column
-        file.seek(place * like.shape[1] * like.element_size())
+    def _lines(
+        self, raw: np.ndarray, step: int, row: int, column: int, like: Tensor
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Rows of a tile as bytes, and where in the file they are."""
+        pixel = like.shape[1] * like.element_size()
+        length = self._steps.sizes[step][1] * pixel
+        return zip(itertools.count(row * length + column * pixel, length), raw, strict=False)
 
 
 def _layout(features: Tensor) -> torch.memory_format:
@@ -436,14 +474,7 @@ class _Pause(Exception):
         self.wanted, self.share = wanted, share
 
 
-@dataclass(frozen=True)
-class _StandIn:
-    """What is known of a step's result."""
-
-    step: int
-    shape: torch.Size
-    dtype: torch.dtype
-    device: torch.device
+_ANEW = object()  # what a call gave that has nothing to do with the picture: it is done each time
 
 
 class _Run(TorchFunctionMode):
@@ -461,7 +492,7 @@ class _Run(TorchFunctionMode):
         self.tile = tile
         self._steps, self._sums, self._store = steps, sums, store
         self._stored: set[int] = set()
-        self._calls: list[Any] = []  # what the calls before the pause gave
+        self._calls: list[Any] = []  # what the calls before the pause gave, see _described
         self._begin_again(frozenset())
 
     def __call__(
@@ -474,56 +505,54 @@ class _Run(TorchFunctionMode):
         """
         self._begin_again(segment.computed)
         try:
+            picture = self._label(self._cut(image))
             with self:
-                return model(self._label(self._cut(image)), **options)
+                return model(picture, **options)
         except _Pause:
             for step in segment.kept - self._stored:
-                self._store.put(step, self.tile, self._living[step])
+                self._store.put(step, self.tile, self._real(self._living[step]))
                 self._stored.add(step)
             raise
         finally:
-            self._living = {}
+            self._living, self._unpadded = {}, {}
 
     def _cut(self, image: Tensor | Pixels) -> Tensor:
         """The tile of the picture, or a stand-in where no step looks at it and no sum of its pixels is missing."""
         summed = any(step == 0 and (step, kind) not in self._sums for step, kind in self._steps.cuts)
         if summed or any(0 in self._steps.sources[step] for step in self._computed):
-            return self.tile.cut(image)
+            with self._store.one_at_a_time:
+                return self.tile.cut(image)
         shape = 1, image.shape[1], self.tile.rows.length, self.tile.columns.length
         return torch.empty(1, dtype=image.dtype, device=image.device).expand(shape)
 
     def _begin_again(self, computed: AbstractSet[int]) -> None:
         self._computed = computed
         self._living: dict[int, Tensor] = {}
+        self._unpadded: dict[int, tuple[Tensor, tuple[int, int]]] = {}
         self._call = self._next = 0
+        self._normed = -1  # the last step whose features are in memory of their own
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._call += 1
+        before = self._call <= len(self._calls)
+        known = self._calls[self._call - 1] if before else _ANEW
+        if known is not _ANEW and self._computed.isdisjoint(steps := _steps_in(known)):
+            self._next = max(steps, default=self._next - 1) + 1
+            return known
         kwargs = kwargs or {}
         labelled = [t for t in tensors((args, kwargs)) if hasattr(t, "_step")]
-        if not labelled:
-            return func(*args, **kwargs)
         name = func.__name__
-        kind = sum_wanted(name, args, kwargs)
-        if kind and not keeps_map(name, args, kwargs):  # not numbered: the same for all tiles, and small
-            return self._pooled(name, labelled[0], kind, args, kwargs)
-        self._call += 1
-        if self._call > len(self._calls):
+        kind = sum_wanted(name, args, kwargs) if labelled else None
+        if not labelled:
+            result, described = func(*args, **kwargs), _ANEW
+        elif kind and not keeps_map(name, args, kwargs):  # not numbered: the same for all tiles, and small
+            result, described = self._pooled(name, labelled[0], kind, args, kwargs), _ANEW
+        else:
             result = self._compute(func, name, kind, args, kwargs)
-            self._calls.append(_described(result))
-            return result
-        known = self._calls[self._call - 1]
-        if self._computed.isdisjoint(_steps_in(known)):
-            return self._remember(known)
-        return self._compute(func, name, kind, args, kwargs)
-
-    def _remember(self, known: Any) -> Any:
-        """The result of a call before the pause."""
-        if isinstance(known, _StandIn):
-            self._next = known.step + 1
-            return _stand_in(known)
-        if isinstance(known, (tuple, list)) and any(isinstance(inner, _StandIn) for inner in known):
-            return type(known)([self._remember(inner) for inner in known])
-        return known
+            described = known if before else _described(result)
+        if not before:
+            self._calls.append(described)
+        return result
 
     def _compute(self, func: Any, name: str, kind: str | None, args: Any, kwargs: dict[str, Any]) -> Any:
         if name == "numel":  # that of the whole picture, as its sums are
@@ -532,10 +561,17 @@ class _Run(TorchFunctionMode):
             return func(*args, **kwargs)
         if kind:
             total = self._total(args[0], kind)
+        first = getattr(next(iter(args), None), "_step", None)
+        if name == "pad" and (beyond := self._beyond(args, kwargs)):
+            return self._pad_later(self._real(args[0]), beyond)
+        if name == "conv2d" and (unpadded := self._unpadded.get(first)):
+            args, kwargs = _padding_itself(unpadded, args, kwargs)
         args, kwargs = self._real(args), self._real(kwargs)
-        kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}  # a later go may need what was
+        if "inplace" in kwargs:  # only where nobody else needs what was
+            kwargs["inplace"] &= first == self._normed and self._steps.last_use[first] == self._next
         if kind:
             result = normalised(name, args, kwargs, total)
+            self._normed = self._next
         elif name == "interpolate" and argument(args, kwargs, 4, "align_corners"):
             result = self._interpolated(args[0], argument(args, kwargs, 1, "size"))
         else:
@@ -563,9 +599,29 @@ class _Run(TorchFunctionMode):
             return {key: self._real(inner) for key, inner in value.items()}
         if not isinstance(value, Tensor) or not hasattr(value, "_step"):
             return value
+        if value._step in self._unpadded:
+            source, (down, right) = self._unpadded[value._step]
+            return F.pad(source, (right, right, down, down))
         if value._step not in self._living and not any(value.stride()) and value.numel() > 1:
             self._living[value._step] = self._store.get(value._step, self.tile, value)
         return self._living.get(value._step, value)
+
+    def _beyond(self, args: Any, kwargs: Mapping[str, Any]) -> tuple[int, int] | None:
+        """How many rows and columns are padded on each side, where none of them is at a border of the picture: what is
+        there then does not matter, because tiles overlap.
+        """
+        pad = argument(args, kwargs, 1, "pad")
+        left, right, top, bottom = pad if len(pad) == 4 else (0, -1, 0, 0)
+        inside = all(span.begin and span.end < span.size for span in (self.tile.rows, self.tile.columns))
+        return (top, left) if inside and left == right > 0 and top == bottom > 0 else None
+
+    def _pad_later(self, source: Tensor, beyond: tuple[int, int]) -> Tensor:
+        """A stand-in: the convolution that comes after pads by itself, where it need not be done."""
+        (down, right), (height, width) = beyond, source.shape[2:]
+        shape = *source.shape[:2], height + 2 * down, width + 2 * right
+        padded = self._label(source.new_empty(1).expand(shape))
+        self._unpadded[padded._step] = source, beyond
+        return padded
 
     def _total(self, features: Tensor, kind: str) -> Tensor:
         """The sum over the whole picture."""
@@ -595,27 +651,36 @@ class _Run(TorchFunctionMode):
         return x
 
 
+def _padding_itself(
+    unpadded: tuple[Tensor, tuple[int, int]], args: Any, kwargs: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Arguments of a convolution that was to get a padded map, and pads itself."""
+    source, beyond = unpadded
+    weight, bias, options = convolution("conv2d", args, kwargs)
+    if options["padding"] not in (0, (0, 0)):
+        return args, dict(kwargs)
+    return (source, weight, bias), {**options, "padding": beyond}
+
+
 @lru_cache(maxsize=2**12)  # many tiles have the same size
-def _stand_in(known: _StandIn) -> Tensor:
-    """Of the right shape, and of no size."""
-    tensor = torch.empty(1, dtype=known.dtype, device=known.device).expand(known.shape)
-    tensor._step = known.step
+def _stand_in(step: int, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What is known of a step's result: a tensor of the right shape, and of no size."""
+    tensor = torch.empty(1, dtype=dtype, device=device).expand(shape)
+    tensor._step = step
     return tensor
 
 
 def _described(result: Any) -> Any:
     """A result without its numbers."""
     if isinstance(result, Tensor):
-        return _StandIn(result._step, result.shape, result.dtype, result.device)
+        return _stand_in(result._step, result.shape, result.dtype, result.device)
     if isinstance(result, (tuple, list)) and result and all(isinstance(one, Tensor) for one in result):
         return type(result)([_described(one) for one in result])
     return result
 
 
-def _steps_in(known: Any) -> Iterator[int]:
+def _steps_in(known: Any) -> list[int]:
     """Of a described result."""
-    if isinstance(known, _StandIn):
-        yield known.step
-    elif isinstance(known, (tuple, list)):
-        for inner in known:
-            yield from _steps_in(inner)
+    if isinstance(known, Tensor):
+        return [known._step]
+    return [one._step for one in known if isinstance(one, Tensor)] if isinstance(known, (tuple, list)) else []
