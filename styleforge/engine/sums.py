@@ -19,16 +19,18 @@ def measure(core: Tensor, kind: str) -> Tensor:
     rows = max(1, PIXELS // core.shape[3] if quick else BLOCK // core[0, :, 0].numel())
     parts = []
     for block in core.split(rows, 2):
-        count = block[0, 0].numel()
         if quick:
-            (mean,), (variance,) = quickly(block)
-            squares = variance * count
-        else:
-            block = block[0] if block.dtype == torch.float64 else block[0].float()
-            mean = block.mean((1, 2), keepdim=True)
-            squares, mean = (block - mean).square_().sum((1, 2)), mean[:, 0, 0]
-        parts.append(torch.stack([torch.full_like(squares, count), mean, squares]).double())
-    return joined(kind, torch.stack(parts))
+            parts.append(_mean_and_scale(block))
+            continue
+        block = block[0] if block.dtype == torch.float64 else block[0].float()
+        mean = block.mean((1, 2), keepdim=True)
+        parts.append((mean[:, 0, 0], (block - mean).square_().sum((1, 2))))
+    mean, squares = (torch.stack(part).double() for part in zip(*parts, strict=True))  # a row for each block
+    whole, rest = divmod(core.shape[2], rows)
+    count = mean.new_tensor([rows] * whole + [rest] * (rest > 0))[:, None] * core.shape[3]
+    if quick:
+        mean, squares = mean[:, 0], _variance(squares[:, 0]) * count
+    return joined(kind, torch.stack([count.expand_as(mean), mean, squares], 1))
 
 
 def quickly(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,11 +39,20 @@ def quickly(x: Tensor) -> tuple[Tensor, Tensor]:
     It sums up naively in channels-last, so it is for bfloat16 and not for too many pixels; torch's own sums over such
     take seven times as long.
     """
+    mean, scale = _mean_and_scale(x)
+    return mean.double(), _variance(scale.double())
+
+
+def _mean_and_scale(x: Tensor) -> tuple[Tensor, Tensor]:
+    """In float32 both (B, C): the mean and one over the deviation with EPS."""
     (batch, channels), pixels = x.shape[:2], x.shape[2:].numel()
     one, zero = torch.ones(channels), torch.zeros(channels)  # in float32, or the results would not be
     x = x if x.is_contiguous() else x.contiguous(memory_format=torch.channels_last)
-    _, mean, scale = torch.native_group_norm(x, one, zero, batch, channels, pixels, channels, EPS)
-    return mean.double(), (scale.double() ** -2 - EPS).clamp_min(0)
+    return torch.native_group_norm(x, one, zero, batch, channels, pixels, channels, EPS)[1:]
+
+
+def _variance(scale: Tensor) -> Tensor:
+    return (scale**-2 - EPS).clamp_min(0)
 
 
 def joined(kind: str, shares: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from contextlib import nullcontext
 from functools import lru_cache, partial
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -369,9 +369,10 @@ class _Store:
 
     def __init__(self, steps: Trace, limit: int) -> None:
         self._steps, self._left = steps, limit
-        self._maps: dict[int, Tensor | BinaryIO] = {}
-        self._files: list[BinaryIO] = []  # free ones: to write over what is there is quicker than to begin anew
-        self.one_at_a_time = threading.Lock()  # for files, whose place to read and write is one
+        self._maps: dict[int, Tensor | _File] = {}
+        self._spare: list[Tensor] = []  # to write over what is there is quicker than to begin anew
+        self._files: list[_File] = []  # spare, too
+        self.one_at_a_time = threading.Lock()  # for what threads must not do side by side
 
     def __enter__(self) -> _Store:
         return self
@@ -395,11 +396,8 @@ class _Store:
         # pages of a mapping count as ours.
         raw = core[0].permute(1, 2, 0).cpu()
         raw = (raw if raw.stride(2) == 1 else raw.contiguous()).view(torch.uint8).flatten(1).numpy()
-        with self.one_at_a_time:
-            for place, line in self._lines(raw, step, down, right, core):
-                whole.seek(place)
-                if whole.write(line) != line.nbytes:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir())
+        for place, line in self._lines(raw, step, down, right, core):
+            whole.write(line, place)
 
     def get(self, step: int, tile: _Tile, like: Tensor) -> Tensor:
         """A tile's features with its margins, of the shape and type of `like`."""
@@ -408,11 +406,8 @@ class _Store:
         if isinstance(whole, Tensor):
             return whole[:, :, down, right].contiguous(memory_format=_layout(whole))
         raw = np.empty((like.shape[2], like.shape[3] * like.shape[1] * like.element_size()), np.uint8)
-        with self.one_at_a_time:
-            for place, line in self._lines(raw, step, down.start, right.start, like):
-                whole.seek(place)
-                if whole.readinto(line) != line.nbytes:
-                    raise OSError(errno.EIO, "a temporary file has become shorter", tempfile.gettempdir())
+        for place, line in self._lines(raw, step, down.start, right.start, like):
+            whole.read(line, place)
         features = torch.from_numpy(raw).view(like.dtype).view(1, *like.shape[2:], like.shape[1])
         return features.permute(0, 3, 1, 2).to(like.device)
 
@@ -420,21 +415,28 @@ class _Store:
         """Of all maps only these."""
         for step in self._maps.keys() - steps:
             gone = self._maps.pop(step)
-            if isinstance(gone, Tensor):
-                self._left += gone.nbytes
-            else:
-                self._files.append(gone)
+            (self._spare if isinstance(gone, Tensor) else self._files).append(gone)
 
-    def _map(self, step: int, core: Tensor) -> Tensor | BinaryIO:
+    def _map(self, step: int, core: Tensor) -> Tensor | _File:
         if step not in self._maps:
-            shape = 1, core.shape[1], *self._steps.sizes[step]
-            size = math.prod(shape) * core.element_size()
-            if size <= self._left:
-                self._left -= size
-                self._maps[step] = torch.empty(shape, dtype=core.dtype, device=core.device, memory_format=_layout(core))
-            else:
-                self._maps[step] = self._files.pop() if self._files else tempfile.TemporaryFile(buffering=0)
+            shape = torch.Size((1, core.shape[1], *self._steps.sizes[step]))
+            self._maps[step] = self._room(shape, core.dtype, core.device, _layout(core))
         return self._maps[step]
+
+    def _room(
+        self, shape: torch.Size, dtype: torch.dtype, device: torch.device, layout: torch.memory_format
+    ) -> Tensor | _File:
+        """For a map: spare memory of the same kind, else new, as long as there is some, else a file."""
+        for place, spare in enumerate(self._spare):
+            if (spare.shape, spare.dtype, _layout(spare)) == (shape, dtype, layout):
+                return self._spare.pop(place)
+        size = shape.numel() * dtype.itemsize
+        while self._spare and size > self._left:
+            self._left += self._spare.pop().nbytes
+        if size > self._left:
+            return self._files.pop() if self._files else _File()
+        self._left -= size
+        return torch.empty(shape, dtype=dtype, device=device, memory_format=layout)
 
     def _lines(
         self, raw: np.ndarray, step: int, row: int, column: int, like: Tensor
@@ -443,6 +445,40 @@ class _Store:
         pixel = like.shape[1] * like.element_size()
         length = self._steps.sizes[step][1] * pixel
         return zip(itertools.count(row * length + column * pixel, length), raw, strict=False)
+
+
+class _File:
+    """A file without a name, which several threads read and write at places."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        self._lock = threading.Lock()  # where the system knows one place for all
+
+    def write(self, data: np.ndarray, place: int) -> None:
+        """Bytes from `place` on."""
+        if hasattr(os, "pwrite"):
+            written = os.pwrite(self._file.fileno(), data, place)
+        else:
+            with self._lock:
+                self._file.seek(place)
+                written = self._file.write(data)
+        if written != data.nbytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir())
+
+    def read(self, into: np.ndarray, place: int) -> None:
+        """Bytes from `place` on."""
+        if hasattr(os, "preadv"):
+            read = os.preadv(self._file.fileno(), [into], place)
+        else:
+            with self._lock:
+                self._file.seek(place)
+                read = self._file.readinto(into)
+        if read != into.nbytes:
+            raise OSError(errno.EIO, "a temporary file has become shorter", tempfile.gettempdir())
+
+    def close(self) -> None:
+        """It is gone."""
+        self._file.close()
 
 
 def _layout(features: Tensor) -> torch.memory_format:
@@ -493,7 +529,7 @@ class _Run(TorchFunctionMode):
         self._steps, self._sums, self._store = steps, sums, store
         self._stored: set[int] = set()
         self._calls: list[Any] = []  # what the calls before the pause gave, see _described
-        self._begin_again(frozenset())
+        self._begin_again(Segment(frozenset(), frozenset()))
 
     def __call__(
         self, model: nn.Module, image: Tensor | Pixels, options: Mapping[str, Any], segment: Segment
@@ -503,7 +539,7 @@ class _Run(TorchFunctionMode):
         Raises:
             _Pause: a sum is not known.
         """
-        self._begin_again(segment.computed)
+        self._begin_again(segment)
         try:
             picture = self._label(self._cut(image))
             with self:
@@ -525,8 +561,8 @@ class _Run(TorchFunctionMode):
         shape = 1, image.shape[1], self.tile.rows.length, self.tile.columns.length
         return torch.empty(1, dtype=image.dtype, device=image.device).expand(shape)
 
-    def _begin_again(self, computed: AbstractSet[int]) -> None:
-        self._computed = computed
+    def _begin_again(self, segment: Segment) -> None:
+        self._computed, self._kept = segment.computed, segment.kept
         self._living: dict[int, Tensor] = {}
         self._unpadded: dict[int, tuple[Tensor, tuple[int, int]]] = {}
         self._call = self._next = 0
@@ -568,7 +604,8 @@ class _Run(TorchFunctionMode):
             args, kwargs = _padding_itself(unpadded, args, kwargs)
         args, kwargs = self._real(args), self._real(kwargs)
         if "inplace" in kwargs:  # only where nobody else needs what was
-            kwargs["inplace"] &= first == self._normed and self._steps.last_use[first] == self._next
+            needed = first is None or first in self._kept or self._steps.last_use[first] > self._next
+            kwargs["inplace"] &= first == self._normed and not needed
         if kind:
             result = normalised(name, args, kwargs, total)
             self._normed = self._next
@@ -587,8 +624,10 @@ class _Run(TorchFunctionMode):
         tensor._step, self._next = self._next, self._next + 1
         self._living[tensor._step] = tensor
         last_use = self._steps.last_use
-        for step in [step for step in self._living if last_use[step] <= tensor._step and step != tensor._step]:
-            del self._living[step]
+        gone = [step for step in self._living if last_use[step] <= tensor._step and step not in self._kept]
+        for step in gone:
+            if step != tensor._step:
+                del self._living[step]
         return tensor
 
     def _real(self, value: Any) -> Any:

@@ -136,12 +136,22 @@ class Trace:
         """Of what is needed later, that which is dear to compute again; and what the rest is computed from."""
         kept = set(before & waiting)
         for step in sorted(waiting - before):
-            again = self._needed({step}, before | kept)
-            borrowed = {source for one in again for source in self.sources[one]} & before - kept
-            dear = sum(self.work[one] for one in again) > self.again * self.values[step]
-            larger = sum(self.bytes[source] for source in borrowed) >= self.bytes[step]
-            kept |= {step} if step in computed and (dear or larger) else borrowed
+            ways = self._ways(step, before, kept, computed)
+            kept |= min(ways, key=lambda way: sum(self.bytes[one] for one in way))
         return kept
+
+    def _ways(
+        self, step: int, before: AbstractSet[int], kept: AbstractSet[int], computed: AbstractSet[int]
+    ) -> Iterator[set[int]]:
+        """What could be kept for a step: itself, or what it is quickly computed from again."""
+        if step in computed:
+            yield {step}
+        known = before | kept
+        for one in (step, *self._needed({step}, known) & computed - {step}) if step in computed else (step,):
+            again = self._needed({step}, known | {one} - {step})
+            if step not in computed or sum(self.work[each] for each in again) <= self.again * self.values[step]:
+                borrowed = {source for each in again for source in self.sources[each]} & before - kept
+                yield borrowed | {one} - {step}
 
     def _live(self, step: int) -> int:
         return sum(size for size, last in zip(self.bytes[:step], self.last_use, strict=False) if last >= step)
