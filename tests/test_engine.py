@@ -1,10 +1,12 @@
 """Fast, and in tiles: the same pictures as eager float32 and as the whole."""
 
 import contextlib
+import functools
 import os
 import platform
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -85,6 +87,47 @@ def test_tiles_give_what_the_whole_gives(model, config, again, monkeypatch):
     assert difference(run_tiled(net, image, tile=32), whole) <= 2e-5
 
 
+@pytest.fixture
+def three_cores():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("model", "config"), TILED, ids=lambda value: str(getattr(value, "__name__", value)))
+@pytest.mark.parametrize("kept", ["memory", "files"])
+@torch.no_grad()
+def test_tiles_side_by_side_give_what_the_whole_gives(model, config, kept, three_cores, monkeypatch):
+    if kept == "files":
+        monkeypatch.setattr(tiled.Plan, "__init__", _with_nothing_held(tiled.Plan.__init__))
+    monkeypatch.setattr(trace, "AGAIN", 20)
+    net, threads = network(model, **config), set()
+    net.register_forward_pre_hook(lambda *_: threads.add(threading.get_ident()))
+    image = picture(96, 132 if net.capabilities.multiple <= 4 else 128 + net.capabilities.multiple)
+    with accelerate(net, enabled=False):
+        made = run_tiled(net, image, tile=32, around=functools.partial(accelerate, net, enabled=False))
+    assert len(threads - {threading.get_ident()}) == 3
+    assert difference(made, net(image)) <= 3e-5
+
+
+@torch.no_grad()
+def test_only_tiles_at_borders_are_padded(monkeypatch):
+    net, image = network(ResnetGenerator, blocks=1, border="reflect", upsample="blur"), picture(160, 160)
+    padded, late = [], []
+    compute, later = tiled._Run._compute, tiled._Run._pad_later
+    monkeypatch.setattr(
+        tiled._Run,
+        "_compute",
+        lambda run, func, name, *rest: padded.extend([run.tile] * (name == "pad")) or compute(run, func, name, *rest),
+    )
+    monkeypatch.setattr(tiled._Run, "_pad_later", lambda run, *rest: late.append(run.tile) or later(run, *rest))
+    assert difference(run_tiled(net, image, tile=32), net(image)) <= 2e-5
+    inner = {tile for tile in padded if all(side.begin and side.end < 160 for side in (tile.rows, tile.columns))}
+    assert len(inner) == 9 and set(late) == inner
+    assert len(late) == sum(tile in inner for tile in padded)
+
+
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 @torch.no_grad()
 def test_styles_are_the_same_in_all_tiles(strength):
@@ -118,6 +161,11 @@ def test_features_of_full_size_are_computed_again_and_deep_ones_kept():
     segments = steps.segments()
     assert len(segments) == 1 + len(steps.cuts) and not segments[-1].kept
     assert {steps.scales[step] for segment in segments for step in segment.kept} == {2, 4}
+    # Behind the second convolution down: not what it gave, but what it was computed from, half as large.
+    (kept,) = segments[2].kept
+    assert (
+        steps.values[kept] * 2 == steps.values[max(segments[2].computed)] and steps.held(segments) < 2 * 24 * 64**2 * 4
+    )
     again = sum(steps.work[step] for segment in segments for step in segment.computed) / sum(steps.work)
     assert 1 < again < 1.4
     (whole,) = steps.segments(waits=False)
@@ -140,8 +188,31 @@ def test_what_waits_may_lie_in_files(tmp_path, monkeypatch):
     assert difference(run_tiled(net, image, tile=48, progress=progress), net(image)) <= 2e-5
     assert max(now for *_, now in seen) > 1, "no two maps were ever in files"
     assert files and all(file.closed for file in files)
+    assert len(files) == max(now for *_, now in seen), "a file was begun where there was one to write over"
     rounds = 1 + len(trace.trace(net, image, {}).cuts)
     assert [done for *done, _ in seen] == [[n + 1, 6 * rounds] for n in range(6 * rounds)]
+
+
+@torch.no_grad()
+def test_memory_of_maps_is_written_over(monkeypatch):
+    monkeypatch.setattr(trace, "AGAIN", 0)
+    net, image, rooms, make = network(ResnetGenerator, blocks=4), picture(96, 132), [], tiled._Store._room
+    monkeypatch.setattr(tiled._Store, "_room", lambda *args: rooms.append(make(*args)) or rooms[-1])
+    assert difference(run_tiled(net, image, tile=48), net(image)) <= 2e-5
+    assert len(rooms) > 15 and len({room.data_ptr() for room in rooms}) <= len(rooms) / 2
+
+
+@torch.no_grad()
+def test_spare_memory_gives_way_to_maps_of_another_kind():
+    net, image = network(ResnetGenerator, blocks=1), picture(32, 32)
+    store = tiled._Store(trace.trace(net, image, {}), 3000)
+    kind = torch.float32, image.device, torch.contiguous_format
+    small, large = ((torch.Size((1, 1, side, side)), *kind) for side in (16, 26))
+    first = store._room(*small)
+    assert isinstance(first, torch.Tensor) and isinstance(store._room(*large), tiled._File)
+    store._maps[1] = first
+    store.keep(set())
+    assert isinstance(store._room(*large), torch.Tensor) and isinstance(store._room(*small), tiled._File)
 
 
 def _with_nothing_held(init):

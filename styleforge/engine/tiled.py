@@ -21,8 +21,8 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Literal, Protocol
 
@@ -52,7 +52,7 @@ THRIFT = (100, 200, 400, AGAIN)  # multiplications for a value; the first that l
 # taken, where keeping costs about as much as the first of these, and for files the last
 SLACK = 2.0  # peak of a process to what the steps hold: torch's own copies, and what the allocator keeps; measured 1.6
 WORKERS = 4  # most tiles side by side: Python does one thing at a time, and is a tenth of the time of a tile
-ALIKE = 0.5  # of the side of a tile that is quickest: as long as memory is enough for such, tiles go side by side
+ALIKE = 0.9  # of the side of a tile that is quickest: only where memory is enough for such, tiles go side by side
 LARGEST_TILE = 1536  # sides beyond it gain nothing
 LARGEST_MAP = 2**25  # bytes of a tile's features: glibc asks the system for larger ones each time, which has to clear
 # their pages first; that takes longer than most calls that fill them
