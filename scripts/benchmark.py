@@ -8,7 +8,10 @@ everybody writes it, one `nn.Sequential`. `ours` is what the pipeline runs, `flo
 what the processor gives a network that is nothing else. Families have random weights; --styles takes published ones, or
 folders, in their place, which compute in 8 bit as far as they bear it (random weights do not).
 
-Then loading, training steps and memory beside the stock network of `resnet` (--part choose one of the two).
+Then loading, training steps and memory beside the stock network of `resnet` (--part chooses one of the two).
+
+--part large: a picture of --megapixels in tiles, within --max-memory, beside ones of a single megapixel, and how much memory
+it took.
 
 All sides take turns in one process, and the ratios of their medians are what counts: machines are noisy, seconds are
 only there to give an idea.
@@ -45,6 +48,7 @@ from styleforge import ResnetGenerator, StylePipeline, __version__, engine, meth
 from styleforge.errors import StyleforgeError
 from styleforge.export import export_onnx
 from styleforge.hub import PretrainedMixin
+from styleforge.memory import peak as peak_memory
 from styleforge.methods.base import Batch
 from styleforge.precision import Precision, bf16_is_fast, int8_is_fast
 from styleforge.train import play
@@ -191,6 +195,38 @@ def memory(size: int) -> dict[str, float]:
     pipe(Image.new("RGB", (size, size), (90, 120, 150)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"peak": peak, "over the loaded process": peak - before}
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that it takes."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def large(style: str, megapixels: float, gib: float | None, exactly: str) -> dict[str, float]:
+    """Seconds for each megapixel of a large picture and of a small one, and the memory that the large one takes.
+
+    The large one comes first, because nobody takes back what a process has once needed.
+    """
+    pipe = StylePipeline.from_pretrained(style, device="cpu")
+    side = round(1000 * math.sqrt(megapixels))
+    ramp = Image.linear_gradient("L")
+    ramp = Image.merge("RGB", [ramp, ramp.rotate(90), ramp.rotate(180)])
+    small, picture = (ramp.resize((length, length), Image.Resampling.BICUBIC) for length in (1000, side))
+    pipe(small.resize((64, 64)))
+    before = peak_memory()
+    whole = timed(lambda: pipe(picture, max_memory=gib, statistics=exactly))
+    over = peak_memory() - before
+    seconds = [timed(lambda: pipe(small)) for _ in range(12)][2:]
+    return {
+        "megapixels": side**2 / 1e6,
+        "seconds": whole,
+        "seconds_per_megapixel": whole / side**2 * 1e6,
+        "seconds_of_one": statistics.median(seconds),
+        "ratio": whole / side**2 * 1e6 / statistics.median(seconds),
+        "gib_over_the_loaded_process": over / 2**30,
+    }
 
 
 # -- every family --
@@ -371,7 +407,7 @@ def exported(name: str, folder: str) -> tuple[str, str]:
 # -- what is printed --
 
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {
-    f.__name__: f for f in (loading, stylising, training, training_bf16, memory)
+    f.__name__: f for f in (loading, stylising, training, training_bf16, memory, large)
 }
 SIDES = ("ours", "float32", "onnx", "compiled")  # beside `stock`
 NAMES = 22  # width of the first column
@@ -471,7 +507,7 @@ def compare_with_stock(rounds: int, size: int, show: Callable[[str], None]) -> l
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=["families", "stock"], help="only one of the two parts")
+    parser.add_argument("--part", choices=["families", "stock", "large"], help="only one of the parts")
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), metavar="NAME")
     parser.add_argument("--styles", nargs="+", metavar="STYLE", help="these in place of families: names or folders")
     parser.add_argument("--sizes", nargs="+", type=int, default=[256, 512, 1024], help="sides of the pictures")
@@ -480,6 +516,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--no-onnx", action="store_true", help="leave ONNX Runtime out")
     parser.add_argument("--compile", action="store_true", help="torch.compile, too: minutes more")
     parser.add_argument("--size", type=int, default=256, help="side of the training pictures")
+    parser.add_argument("--megapixels", type=float, default=16, help="of the large picture")
+    parser.add_argument("--max-memory", type=float, metavar="GIB", help="for it; by default half of what is free")
+    parser.add_argument("--statistics", choices=["exact", "thumbnail"], default="exact", help="for it")
     parser.add_argument("--json", action="store_true", help="one JSON value on standard output")
     parser.add_argument("--job", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -492,11 +531,16 @@ def main(arguments: list[str] | None = None) -> None:
 
     found: dict[str, Any] = {"machine": machine()}
     show(", ".join(f"{key} {value}" for key, value in found["machine"].items()) + "\n")
-    if options.part != "stock":
+    if options.part == "large":
+        style = (options.styles or ["fastcut-impressionist"])[0]
+        row = apart("large", style, options.megapixels, options.max_memory, options.statistics)
+        found["large"] = {"style": style, **row}
+        show("\n".join(f"{key.replace('_', ' '):32}{value}" for key, value in found["large"].items()))
+    if options.part in (None, "families"):
         names = options.styles or options.families
         given = (names, options.sizes, options.rounds, options.seconds, not options.no_onnx, options.compile)
         found["families"] = compare_families(*given, show)
-    if options.part != "families":
+    if options.part in (None, "stock"):
         found["stock"] = compare_with_stock(options.rounds, options.size, show)
     if options.json:
         print(json.dumps(found, indent=2))

@@ -89,3 +89,16 @@ def test_no_turn_begins_after_the_limit_and_what_is_quick_warms_up(monkeypatch, 
     turns = []
     seconds = benchmark.in_turns({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, 3, limit=0)
     assert "".join(turns) == "ab" + again and seconds.keys() == {"a", "b"}
+
+
+def test_a_large_picture_beside_a_small_one(capsys):
+    arguments = ["--part", "large", "--json", "--styles", "mini-classic", "--megapixels", "2", "--max-memory", "0.2"]
+    benchmark.main(arguments)
+    out, table = capsys.readouterr()
+    found = json.loads(out)
+    row = found["large"]
+    assert found.keys() == {"machine", "large"} and row["style"] == "mini-classic"
+    assert row["megapixels"] == pytest.approx(2, rel=1e-3)
+    assert row["seconds_per_megapixel"] == pytest.approx(row["seconds"] / row["megapixels"])
+    assert row["ratio"] == pytest.approx(row["seconds_per_megapixel"] / row["seconds_of_one"])
+    assert 0 <= row["gib_over_the_loaded_process"] < 0.5 and "gib over the loaded process" in table

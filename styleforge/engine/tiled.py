@@ -628,6 +628,7 @@ class _Run(TorchFunctionMode):
         for step in gone:
             if step != tensor._step:
                 del self._living[step]
+                self._unpadded.pop(step, None)
         return tensor
 
     def _real(self, value: Any) -> Any:
