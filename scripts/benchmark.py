@@ -10,8 +10,8 @@ folders, in their place, which compute in 8 bit as far as they bear it (random w
 
 Then loading, training steps and memory beside the stock network of `resnet` (--part chooses one of the two).
 
---part large: a picture of --megapixels in tiles, within --max-memory, beside ones of a single megapixel, and how much memory
-it took.
+--part large: a picture of --megapixels in tiles, within --max-memory, beside ones of a single megapixel; and how much
+memory it took.
 
 All sides take turns in one process, and the ratios of their medians are what counts: machines are noisy, seconds are
 only there to give an idea.
