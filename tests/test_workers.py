@@ -77,3 +77,19 @@ def test_each_piece_of_work_enters_what_belongs_to_its_thread():
     with Workers(2, around) as workers:
         seen = list(workers.each(lambda _: threading.get_ident(), range(5)))
     assert sorted(entered) == sorted(seen) and threading.get_ident() not in seen
+
+
+def test_where_no_thread_can_be_begun_nobody_waits_for_it(monkeypatch):
+    start, begun = threading.Thread.start, []
+
+    def limited(thread):
+        if begun and thread.name.startswith("tile"):
+            raise RuntimeError("can't start new thread")
+        begun.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pytest.raises(RuntimeError, match="new thread"), Workers(3):
+        pass
+    begun[0].join(60)
+    assert not begun[0].is_alive()

@@ -21,7 +21,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Literal, Protocol
@@ -165,7 +164,7 @@ def run_tiled(
     statistics: Statistics = "exact",
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-    around: Around = nullcontext,
+    around: Around | None = None,
 ) -> Tensor:
     """What `model(image, **options)` gives, in tiles if the whole does not fit.
 
@@ -184,7 +183,8 @@ def run_tiled(
             nothing is kept, but colours and contrast differ a little.
         options: further arguments of the model; styles are the same for all tiles.
         progress: called with how many tiles of how many are done, over all rounds.
-        around: what threads enter that compute tiles side by side, on CPUs; the caller has entered it.
+        around: what threads enter that compute tiles side by side, on CPUs, as the caller has; modes of torch belong to
+            one thread. Without it tiles are computed one after the other.
 
     Returns:
         (1, 3, H, W) in [-1, 1] on the device of `image`; or `into`.
@@ -227,7 +227,7 @@ def _rounds(
     sums: Sums,
     progress: Progress,
     into: Paintable | None = None,
-    around: Around = nullcontext,
+    around: Around | None = None,
 ) -> Any:
     """All tiles up to the first sum that is not known, again and again, until all have arrived."""
     steps = chosen.trace
@@ -235,7 +235,7 @@ def _rounds(
     tiles = list(_tiles(steps, chosen.tile, _halo(steps, segments)))
     total, done = len(tiles) * len(segments), 0
     _check_disk(steps.held(segments) - chosen.held)
-    with _Store(steps, chosen.held) as store, Workers(chosen.workers, around) as workers:
+    with _Store(steps, chosen.held) as store, Workers(chosen.workers if around else 1, around) as workers:
         runs = [_Run(steps, tile, sums, store) for tile in tiles]
         for segment in segments:
             wanted, shares = None, []
@@ -510,7 +510,7 @@ class _Pause(Exception):
         self.wanted, self.share = wanted, share
 
 
-_ANEW = object()  # what a call gave that has nothing to do with the picture: it is done each time
+_ANEW = object()  # what a call gave that is no map, but a sum: it is asked for each time
 
 
 class _Run(TorchFunctionMode):
@@ -569,20 +569,19 @@ class _Run(TorchFunctionMode):
         self._normed = -1  # the last step whose features are in memory of their own
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not (args and hasattr(args[0], "_step")) and not any(hasattr(t, "_step") for t in tensors((args, kwargs))):
+            return func(*args, **kwargs)
         self._call += 1
         before = self._call <= len(self._calls)
         known = self._calls[self._call - 1] if before else _ANEW
         if known is not _ANEW and self._computed.isdisjoint(steps := _steps_in(known)):
             self._next = max(steps, default=self._next - 1) + 1
-            return known
-        kwargs = kwargs or {}
-        labelled = [t for t in tensors((args, kwargs)) if hasattr(t, "_step")]
+            return list(known) if isinstance(known, list) else known
         name = func.__name__
-        kind = sum_wanted(name, args, kwargs) if labelled else None
-        if not labelled:
-            result, described = func(*args, **kwargs), _ANEW
-        elif kind and not keeps_map(name, args, kwargs):  # not numbered: the same for all tiles, and small
-            result, described = self._pooled(name, labelled[0], kind, args, kwargs), _ANEW
+        kind = sum_wanted(name, args, kwargs)
+        if kind and not keeps_map(name, args, kwargs):  # not numbered: the same for all tiles, and small
+            result, described = pooled(name, args, kwargs, self._total(args[0], kind), kind), _ANEW
         else:
             result = self._compute(func, name, kind, args, kwargs)
             described = known if before else _described(result)
@@ -670,10 +669,6 @@ class _Run(TorchFunctionMode):
             core = self.tile.core(self._real(features), self._steps.scales[features._step])
             raise _Pause(wanted, measure(core, kind))
         return self._sums[wanted]
-
-    def _pooled(self, name: str, features: Tensor, kind: str, args: Any, kwargs: dict[str, Any]) -> Tensor:
-        """What a call that reduces height and width gives for the whole picture, (1, C, 1, 1) or (1, C)."""
-        return pooled(name, args, kwargs, self._total(features, kind), kind)
 
     def _interpolated(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Bilinear with aligned corners: where a pixel comes from depends on where in the picture it lies."""

@@ -24,11 +24,11 @@ class Workers:
 
     Args:
         count: of them; with one, all is done where it is asked for.
-        around: what each enters for each piece of work: the modes of torch belong to one thread.
+        around: what each enters for each piece of work, because the modes of torch belong to one thread.
     """
 
-    def __init__(self, count: int, around: Around = nullcontext) -> None:
-        self._count, self._around = count, around
+    def __init__(self, count: int, around: Around | None = None) -> None:
+        self._count, self._around = count, around or nullcontext
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Workers:
@@ -36,9 +36,13 @@ class Workers:
             cores = torch.get_num_threads()
             all_there = threading.Barrier(self._count + 1)
             self._pool = ThreadPoolExecutor(self._count, "tile", _begin, (max(1, cores // self._count), all_there))
-            for _ in range(self._count):
-                self._pool.submit(lambda: None)
-            all_there.wait()
+            try:
+                for _ in range(self._count):
+                    self._pool.submit(lambda: None)
+                all_there.wait()
+            except BaseException:  # as where no more threads are allowed: those that wait would do so for ever
+                all_there.abort()
+                raise
             torch.set_num_threads(cores)  # for threads that others begin from now on; those here keep their own
         return self
 
