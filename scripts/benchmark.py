@@ -27,7 +27,6 @@ import math
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -191,9 +190,9 @@ def memory(size: int) -> dict[str, float]:
     """Peak resident memory of one stylisation over the process with the style loaded, in MB."""
     pipe = StylePipeline(ResnetGenerator())
     pipe(Image.new("RGB", (64, 64)))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = peak_memory() / 2**20
     pipe(Image.new("RGB", (size, size), (90, 120, 150)))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_memory() / 2**20
     return {"peak": peak, "over the loaded process": peak - before}
 
 

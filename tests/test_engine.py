@@ -166,9 +166,8 @@ def test_features_of_full_size_are_computed_again_and_deep_ones_kept():
     assert {steps.scales[step] for segment in segments for step in segment.kept} == {2, 4}
     # Behind the second convolution down: not what it gave, but what it was computed from, half as large.
     (kept,) = segments[2].kept
-    assert (
-        steps.values[kept] * 2 == steps.values[max(segments[2].computed)] and steps.held(segments) < 2 * 24 * 64**2 * 4
-    )
+    assert steps.values[kept] * 2 == steps.values[max(segments[2].computed)]
+    assert steps.held(segments) < 2 * 24 * 64**2 * 4
     again = sum(steps.work[step] for segment in segments for step in segment.computed) / sum(steps.work)
     assert 1 < again < 1.4
     (whole,) = steps.segments(waits=False)

@@ -92,4 +92,10 @@ def test_where_no_thread_can_be_begun_nobody_waits_for_it(monkeypatch):
     with pytest.raises(RuntimeError, match="new thread"), Workers(3):
         pass
     begun[0].join(60)
-    assert not begun[0].is_alive()
+    assert not begun[0].is_alive() and torch.get_num_threads() == 6
+    seen = []
+    monkeypatch.undo()
+    other = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    other.start()
+    other.join()
+    assert seen == [6], "what others begin would have the share of a worker"

@@ -79,10 +79,10 @@ def run(
     eight = kernels(model, options or {}, fast=fast)
     around = partial(accelerate, model, enabled=fast, pixels=image.shape[2:].numel(), kernels=eight)
     with around():
-        given = {"max_bytes": budget, "statistics": statistics, "options": options, "progress": progress}
-        given["around"] = around
         if whole:
             return painted(run_whole(model, image[:, :, :, :], options or {}).to(image.dtype), into)
+        given = {"max_bytes": budget, "statistics": statistics, "options": options}
+        given |= {"progress": progress, "around": around}
         if into is not None:
             return run_tiled(model, image, into=into, **given)
         return torch.cat([run_tiled(model, one, **given) for one in image.split(1)]).to(image.dtype)

@@ -17,20 +17,14 @@ def measure(core: Tensor, kind: str) -> Tensor:
         return core.amax((0, 2, 3)).double()
     quick = core.dtype == torch.bfloat16 and core.device.type == "cpu"
     rows = max(1, PIXELS // core.shape[3] if quick else BLOCK // core[0, :, 0].numel())
-    parts = []
-    for block in core.split(rows, 2):
-        if quick:
-            parts.append(_mean_and_scale(block))
-            continue
-        block = block[0] if block.dtype == torch.float64 else block[0].float()
-        mean = block.mean((1, 2), keepdim=True)
-        parts.append((mean[:, 0, 0], (block - mean).square_().sum((1, 2))))
-    mean, squares = (torch.stack(part).double() for part in zip(*parts, strict=True))  # a row for each block
-    whole, rest = divmod(core.shape[2], rows)
-    count = mean.new_tensor([rows] * whole + [rest] * (rest > 0))[:, None] * core.shape[3]
+    blocks = core.split(rows, 2)
+    # Few calls for each block, because there are many: what can be done of all is done of all, a row for each.
+    parts = zip(*map(_mean_and_scale if quick else _mean_and_squares, blocks), strict=True)
+    mean, squares = (torch.cat(part).double() for part in parts)
+    count = mean.new_tensor([block[0, 0].numel() for block in blocks])[:, None].expand_as(mean)
     if quick:
-        mean, squares = mean[:, 0], _variance(squares[:, 0]) * count
-    return joined(kind, torch.stack([count.expand_as(mean), mean, squares], 1))
+        squares = _variance(squares) * count
+    return joined(kind, torch.stack([count, mean, squares], 1))
 
 
 def quickly(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,6 +35,13 @@ def quickly(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     mean, scale = _mean_and_scale(x)
     return mean.double(), _variance(scale.double())
+
+
+def _mean_and_squares(x: Tensor) -> tuple[Tensor, Tensor]:
+    """In float32 or better both (B, C): the mean and the sum of squares about it."""
+    x = x if x.dtype == torch.float64 else x.float()
+    mean = x.mean((2, 3), keepdim=True)
+    return mean[..., 0, 0], (x - mean).square_().sum((2, 3))
 
 
 def _mean_and_scale(x: Tensor) -> tuple[Tensor, Tensor]:

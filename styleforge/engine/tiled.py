@@ -598,7 +598,7 @@ class _Run(TorchFunctionMode):
             total = self._total(args[0], kind)
         first = getattr(next(iter(args), None), "_step", None)
         if name == "pad" and (beyond := self._beyond(args, kwargs)):
-            return self._pad_later(self._real(args[0]), beyond)
+            return self._pad_later(self._real(argument(args, kwargs, 0, "input")), beyond)
         if name == "conv2d" and (unpadded := self._unpadded.get(first)):
             args, kwargs = _padding_itself(unpadded, args, kwargs)
         args, kwargs = self._real(args), self._real(kwargs)
@@ -623,11 +623,10 @@ class _Run(TorchFunctionMode):
         tensor._step, self._next = self._next, self._next + 1
         self._living[tensor._step] = tensor
         last_use = self._steps.last_use
-        gone = [step for step in self._living if last_use[step] <= tensor._step and step not in self._kept]
-        for step in gone:
-            if step != tensor._step:
-                del self._living[step]
-                self._unpadded.pop(step, None)
+        done = (step for step in self._living if last_use[step] <= tensor._step and step not in self._kept)
+        for step in [step for step in done if step != tensor._step]:
+            del self._living[step]
+            self._unpadded.pop(step, None)
         return tensor
 
     def _real(self, value: Any) -> Any:
@@ -649,10 +648,10 @@ class _Run(TorchFunctionMode):
         """How many rows and columns are padded on each side, where none of them is at a border of the picture: what is
         there then does not matter, because tiles overlap.
         """
-        pad = argument(args, kwargs, 1, "pad")
-        left, right, top, bottom = pad if len(pad) == 4 else (0, -1, 0, 0)
+        pad = argument(args, kwargs, 1, "pad")  # left, right, top, bottom
         inside = all(span.begin and span.end < span.size for span in (self.tile.rows, self.tile.columns))
-        return (top, left) if inside and left == right > 0 and top == bottom > 0 else None
+        alike = len(pad) == 4 and pad[::2] == pad[1::2] and min(pad) > 0
+        return (pad[2], pad[0]) if inside and alike else None
 
     def _pad_later(self, source: Tensor, beyond: tuple[int, int]) -> Tensor:
         """A stand-in: the convolution that comes after pads by itself, where it need not be done."""
@@ -688,12 +687,12 @@ class _Run(TorchFunctionMode):
 
 def _padding_itself(
     unpadded: tuple[Tensor, tuple[int, int]], args: Any, kwargs: Mapping[str, Any]
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Any, Mapping[str, Any]]:
     """Arguments of a convolution that was to get a padded map, and pads itself."""
     source, beyond = unpadded
     weight, bias, options = convolution("conv2d", args, kwargs)
     if options["padding"] not in (0, (0, 0)):
-        return args, dict(kwargs)
+        return args, kwargs
     return (source, weight, bias), {**options, "padding": beyond}
 
 

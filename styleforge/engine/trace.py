@@ -144,14 +144,15 @@ class Trace:
         self, step: int, before: AbstractSet[int], kept: AbstractSet[int], computed: AbstractSet[int]
     ) -> Iterator[set[int]]:
         """What could be kept for a step: itself, or what it is quickly computed from again."""
-        if step in computed:
+        there = step in computed
+        if there:
             yield {step}
         known = before | kept
-        for one in (step, *self._needed({step}, known) & computed - {step}) if step in computed else (step,):
-            again = self._needed({step}, known | {one} - {step})
-            if step not in computed or sum(self.work[each] for each in again) <= self.again * self.values[step]:
-                borrowed = {source for each in again for source in self.sources[each]} & before - kept
-                yield borrowed | {one} - {step}
+        between = self._needed({step}, known) & computed - {step} if there else ()
+        for new in (set(), *({one} for one in between)):
+            again = self._needed({step}, known | new)
+            if not there or sum(self.work[one] for one in again) <= self.again * self.values[step]:
+                yield new | {source for one in again for source in self.sources[one]} & before - kept
 
     def _live(self, step: int) -> int:
         return sum(size for size, last in zip(self.bytes[:step], self.last_use, strict=False) if last >= step)

@@ -42,8 +42,10 @@ class Workers:
                 all_there.wait()
             except BaseException:  # as where no more threads are allowed: those that wait would do so for ever
                 all_there.abort()
+                self._pool.shutdown()
                 raise
-            torch.set_num_threads(cores)  # for threads that others begin from now on; those here keep their own
+            finally:
+                torch.set_num_threads(cores)  # for threads that others begin from now on; those here keep their own
         return self
 
     def __exit__(
@@ -53,7 +55,7 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
 
     def each(self, work: Callable[[Thing], Made], things: Iterable[Thing]) -> Iterator[Made]:
-        """`work(thing)` of all, in order; no more at once, and no more that wait to be taken, than there are workers.
+        """`work(thing)` of all, in order; one more than there are workers is begun before the first is taken.
 
         Raises:
             Exception: what the work raised, where its result would be.
