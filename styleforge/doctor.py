@@ -44,7 +44,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {  # what `pip install styleforge[EXTRA]` b
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
 }
-NEEDED = ("torch", "huggingface-hub", "safetensors", "pillow", "numpy", "jinja2", "pyyaml", "click", "tqdm")
+NEEDED = ("torch", "huggingface-hub", "safetensors", "pillow", "numpy", "psutil", "jinja2", "pyyaml", "click", "tqdm")
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,7 @@ def _devices() -> list[Finding]:
 
 
 def _memory() -> Finding:
-    try:
-        free = memory.available() / memory.GIB
-    except RuntimeError as error:
-        return Finding("memory", f"{error}: give --max-memory for large pictures", "note")
+    free = memory.available() / memory.GIB
     return Finding("memory", f"{free:.1f} GiB free", "ok" if free > 1 else "wrong")
 
 

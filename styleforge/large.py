@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -72,7 +72,7 @@ def stylize_file(
                 width, height = picture.size
                 with open(raw, "wb") as file:
                     file.truncate(height * width * 3)
-                    pipe.paint(picture, _Rows(file.fileno(), height, width), **options)
+                    pipe.paint(picture, _Rows(file, height, width), **options)
                 _write(vips, raw, picture.size, alpha, temporary)
             finally:
                 raw.unlink(missing_ok=True)
@@ -146,10 +146,11 @@ class _Scan:
 class _Rows:
     """A file of raw pixels as an array (H, W, 3) of uint8, to write parts of; its pages are not this process's."""
 
-    def __init__(self, file: int, height: int, width: int) -> None:
+    def __init__(self, file: BinaryIO, height: int, width: int) -> None:
         self._file, self.shape = file, (height, width, 3)
 
     def __setitem__(self, place: tuple[slice, slice], block: np.ndarray) -> None:
         (top, _, _), (left, _, _) = (p.indices(n) for p, n in zip(place, self.shape[:2], strict=True))
         for row, line in enumerate(np.ascontiguousarray(block), top):
-            os.pwrite(self._file, line.data, (row * self.shape[1] + left) * 3)
+            self._file.seek((row * self.shape[1] + left) * 3)
+            self._file.write(line.data)

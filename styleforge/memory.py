@@ -5,25 +5,19 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import psutil
 import torch
 
 GIB = 2**30
 
 
 def available(device: torch.device | str = "cpu") -> int:
-    """Bytes that a program may still take: free on a GPU; on CPUs what the system or its container has left.
-
-    Raises:
-        RuntimeError: the system does not tell (neither Linux nor CUDA).
-    """
+    """Bytes that a program may still take: free on a GPU; on CPUs what the system or its container has left."""
     device = torch.device(device)
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        table = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    except OSError as error:
-        raise RuntimeError("this system does not tell how much memory it has") from error
-    left = [int(table["MemAvailable"].split()[0]) * 1024]
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's, from before
+        return torch.cuda.mem_get_info(device)[0] + unused
+    left = [psutil.virtual_memory().available]
     limits = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
     for limit, used in limits:  # of a container, cgroup version 2 or 1
         try:
@@ -40,6 +34,8 @@ def peak(device: torch.device | str = "cpu") -> int:
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
     try:  # what getrusage() says of Linux begins with the peak of the parent process
         table = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         return int(table["VmHWM"].split()[0]) * 1024

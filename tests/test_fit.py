@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -104,3 +105,18 @@ def test_memory_is_what_the_system_says():
     block = torch.ones(before + 64 * MIB, dtype=torch.uint8)  # more than there ever was
     assert memory.peak() >= len(block)  # though freed memory, which is kept, serves a part of it
     assert memory.available() < free + len(block)
+
+
+def test_systems_without_proc_tell_their_free_memory(monkeypatch):
+    """As macOS and Windows; a container may have less."""
+
+    def missing(path, *args, **kwargs):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=7 * MIB))
+    assert memory.available() == 7 * MIB
+    assert memory.peak() > MIB
+    container = {"memory.max": "9000000", "memory.current": "8000000"}
+    monkeypatch.setattr(Path, "read_text", lambda path: container.get(path.name) or missing(path))
+    assert memory.available() == 1_000_000
