@@ -51,12 +51,22 @@ def save(root: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[st
         manifest = {"step": step, "styleforge": __version__, "sha256": sha256(temporary / STATE), **facts}
         manifest[SEAL] = _seal(manifest)
         write_text(temporary / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-    later = [other for other in _folders(root) if other > folder]  # damaged: else the run would have begun there
-    earlier = [other for other in _folders(root) if other < folder]
-    for other in later + earlier[::-1][keep - 1 :]:
+    for damaged in [other for other in _folders(root) if other > folder]:  # else the run would have begun there
+        with suppress(OSError):
+            remove_folder(damaged)
+    prune(root, step, keep)
+    return folder
+
+
+def prune(root: Path, step: int, keep: int = 2) -> None:
+    """Of the checkpoints up to a step remove all but the newest `keep`.
+
+    A run that was killed in the middle of this does it again when it goes on.
+    """
+    earlier = [other for other in _folders(root) if other <= root / f"step-{step:08d}"]
+    for other in earlier[:-keep]:
         with suppress(OSError):
             remove_folder(other)
-    return folder
 
 
 def newest(root: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

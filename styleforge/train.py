@@ -153,6 +153,8 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
     if chief:
         clean(run)  # what a killed run was writing
         checkpoint.rewind(run / "metrics.jsonl", step)
+        if found:
+            checkpoint.prune(run / "checkpoints", step)
     begun = step
     method.train()
     voice = Voice(run, chief)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -504,6 +505,14 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(config):
     before = weights(style)
     assert same(before, weights(train(config(), quiet)))  # steps 4 to 6 are made again
     assert checkpoint.newest(style.parent / "checkpoints")[1]["step"] == 6
+
+
+def test_a_run_that_was_killed_while_it_removed_old_checkpoints_removes_them_when_it_goes_on(config):
+    style = train(config(), quiet)
+    checkpoints = style.parent / "checkpoints"
+    shutil.copytree(checkpoints / "step-00000003", checkpoints / "step-00000001")
+    train(config(), quiet)  # at its end, so that it saves none
+    assert sorted(path.name for path in checkpoints.glob("step-*")) == ["step-00000003", "step-00000006"]
 
 
 def test_no_usable_checkpoint_says_why(config):
