@@ -13,6 +13,9 @@ Then loading, training steps and memory beside the stock network of `resnet` (--
 --part large: a picture of --megapixels in tiles, within --max-memory, beside ones of a single megapixel; and how much
 memory it took.
 
+--part gpu: ResNet-9 on a CUDA GPU at 256 and 1024 px and 4K: the stock network in float32 and float16, ours, ours
+compiled; and what part of the rate of one large product of matrices in bfloat16 they reach.
+
 All sides take turns in one process, and the ratios of their medians are what counts: machines are noisy, seconds are
 only there to give an idea.
 """
@@ -21,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import functools
 import json
 import math
@@ -228,6 +232,69 @@ def large(style: str, megapixels: float, gib: float | None, exactly: str) -> dic
     }
 
 
+# -- on a GPU --
+
+FRAMES = ((256, 256), (1024, 1024), (2160, 3840))  # height and width
+MATRIX = 8192  # rows and columns
+
+
+def gpu(height: int, width: int, rounds: int, limit: float, device: str = "cuda") -> dict[str, Any]:
+    """Seconds of all sides for a picture, and TFLOP/s."""
+    torch.manual_seed(0)
+    model, stock = (network.eval().to(device) for network in (ResnetGenerator(), stock_generator(64, 9)))
+    half = copy.deepcopy(stock).half()
+    image = torch.rand(1, 3, height, width, device=device) * 2 - 1
+    matrix = torch.rand(MATRIX, MATRIX, device=device, dtype=torch.bfloat16)
+    compiled = engine.Compiled(model)
+    sides: dict[str, Callable[[], object]] = {
+        "stock": lambda: stock(image),
+        "stock fp16": lambda: half(image.half()),
+        "ours": lambda: engine.run(model, image),
+        "compiled": lambda: engine.run(model, image, shortcut=compiled),
+        "matrix": lambda: matrix @ matrix,
+    }
+
+    def waited(run: Callable[[], object]) -> None:
+        run()
+        torch.accelerator.synchronize(device)
+
+    on = torch.accelerator.is_available() and device != "cpu"
+    with torch.inference_mode():
+        seconds = in_turns(
+            {n: functools.partial(waited, run) if on else run for n, run in sides.items()}, rounds, limit
+        )
+    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter, torch.no_grad():
+        ResnetGenerator()(torch.empty(1, 3, height, width))
+    work = dict.fromkeys(seconds, counter.get_total_flops()) | {"matrix": 2 * MATRIX**3}
+    rates = {side: work[side] / spent / 1e12 for side, spent in seconds.items()}
+    return {
+        "height": height,
+        "width": width,
+        "why": compiled.problem or "",
+        "seconds": seconds,
+        "tflop_per_second": rates,
+        "stock_to": {side: seconds["stock"] / spent for side, spent in seconds.items() if side != "matrix"},
+        "share_of_matrix": {side: rate / rates["matrix"] for side, rate in rates.items()},
+    }
+
+
+def compare_on_gpu(rounds: int, limit: float, show: Callable[[str], None]) -> list[dict[str, Any]]:
+    """A row for each size, shown as it comes."""
+    if not torch.cuda.is_available():
+        raise SystemExit("--part gpu needs a CUDA GPU, and torch built for it")
+    rows = []
+    show(f"{torch.cuda.get_device_name()}\n{'ResNet-9':16}{'side':12}{'ms':>10}{'stock / it':>12}{'it / matrix':>13}")
+    for height, width in FRAMES:
+        rows.append(row := apart("gpu", height, width, rounds, limit))
+        for side, spent in row["seconds"].items():
+            ratio = f"{row['stock_to'][side]:11.2f}x" if side in row["stock_to"] else f"{'-':>12}"
+            size = f"{width} x {height}"
+            show(f"{size:16}{side:12}{spent * 1000:10.2f}{ratio}{row['share_of_matrix'][side]:13.0%}")
+        if row["why"]:
+            show(f"not compiled: {row['why']}")
+    return rows
+
+
 # -- every family --
 
 FAMILIES: dict[str, Callable[[], PretrainedMixin]] = {
@@ -406,7 +473,7 @@ def exported(name: str, folder: str) -> tuple[str, str]:
 # -- what is printed --
 
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {
-    f.__name__: f for f in (loading, stylising, training, training_bf16, memory, large)
+    f.__name__: f for f in (loading, stylising, training, training_bf16, memory, large, gpu)
 }
 SIDES = ("ours", "float32", "onnx", "compiled")  # beside `stock`
 NAMES = 22  # width of the first column
@@ -506,7 +573,7 @@ def compare_with_stock(rounds: int, size: int, show: Callable[[str], None]) -> l
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=["families", "stock", "large"], help="only one of the parts")
+    parser.add_argument("--part", choices=["families", "stock", "large", "gpu"], help="only one of the parts")
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), metavar="NAME")
     parser.add_argument("--styles", nargs="+", metavar="STYLE", help="these in place of families: names or folders")
     parser.add_argument("--sizes", nargs="+", type=int, default=[256, 512, 1024], help="sides of the pictures")
@@ -535,6 +602,8 @@ def main(arguments: list[str] | None = None) -> None:
         row = apart("large", style, options.megapixels, options.max_memory, options.statistics)
         found["large"] = {"style": style, **row}
         show("\n".join(f"{key.replace('_', ' '):32}{value}" for key, value in found["large"].items()))
+    if options.part == "gpu":
+        found["gpu"] = compare_on_gpu(options.rounds, options.seconds, show)
     if options.part in (None, "families"):
         names = options.styles or options.families
         given = (names, options.sizes, options.rounds, options.seconds, not options.no_onnx, options.compile)

@@ -40,9 +40,10 @@ class StylePipeline:
     Args:
         model: a network that makes pictures: from a picture, from a picture and a picture of the style, or from noise.
         policy: limits on the pictures that come in.
-        fast: compute in bfloat16 where the processor does that by itself, and in 8 bit where it is faster in that and
-            the network bears it, which is tried before the first picture (about a second for our styles, see
-            :mod:`styleforge.engine.trial`); at least 40 dB of float32. Weights of convolutions are then kept in the
+        fast: compute in bfloat16 where the processor or GPU does that by itself, and in 8 bit where the processor is
+            faster in that and the network bears it, which is tried before the first picture (about a second for our
+            styles, see :mod:`styleforge.engine.trial`). Of 36 photographs in our styles none came out further than 42
+            dB from float32; a picture with next to nothing in it may. Weights of convolutions are then kept in the
             processor's order from the second picture of a size on, half of their size in float32 or less, see
             :mod:`styleforge.engine.replay`.
         compile: use torch.compile, for many pictures of one size: the first of each size takes seconds to minutes,

@@ -91,6 +91,32 @@ def test_no_turn_begins_after_the_limit_and_what_is_quick_warms_up(monkeypatch, 
     assert "".join(turns) == "ab" + again and seconds.keys() == {"a", "b"}
 
 
+def test_what_a_gpu_does(monkeypatch, capsys):
+    """Here by the processor, with small networks and matrices."""
+    with pytest.raises(SystemExit, match="CUDA GPU"):
+        monkeypatch.setattr(benchmark.torch.cuda, "is_available", lambda: False)
+        benchmark.main(["--part", "gpu", "--json"])
+    capsys.readouterr()
+    monkeypatch.setattr(benchmark, "MATRIX", 64)
+    monkeypatch.setattr(benchmark, "stock_generator", lambda *_, make=benchmark.stock_generator: make(4, 1))
+    monkeypatch.setattr(benchmark, "ResnetGenerator", lambda make=benchmark.ResnetGenerator: make(width=4, blocks=1))
+    monkeypatch.setattr(benchmark.torch, "compile", lambda model, **options: model)
+    row = benchmark.gpu(32, 48, 1, 0, "cpu")
+    sides = {"stock", "stock fp16", "ours", "compiled"}
+    assert (
+        row["seconds"].keys() == row["share_of_matrix"].keys() == sides | {"matrix"} and row["stock_to"].keys() == sides
+    )
+    rates, seconds = row["tflop_per_second"], row["seconds"]
+    assert rates["matrix"] * seconds["matrix"] == pytest.approx(2 * 64**3 / 1e12)
+    assert rates["ours"] * seconds["ours"] == pytest.approx(rates["stock"] * seconds["stock"])
+    monkeypatch.setattr(benchmark.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(benchmark.torch.cuda, "get_device_name", lambda: "Some GPU")
+    monkeypatch.setattr(benchmark, "apart", lambda name, *arguments: {**row, "why": "no compiler"})
+    benchmark.main(["--part", "gpu", "--json"])
+    out, table = capsys.readouterr()
+    assert len(json.loads(out)["gpu"]) == 3 and "3840 x 2160" in table and "not compiled: no compiler" in table
+
+
 def test_a_large_picture_beside_a_small_one(capsys):
     arguments = ["--part", "large", "--json", "--styles", "mini-classic", "--megapixels", "2", "--max-memory", "0.2"]
     benchmark.main(arguments)

@@ -1,4 +1,4 @@
-"""Networks faster than written, on CPUs: calls of a forward pass are replaced by what computes the same sooner."""
+"""Networks faster than written: on CPUs calls of a forward pass are replaced by what computes the same sooner."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 import functools
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -46,7 +46,10 @@ def accelerate(
     map, and wide ones of 3 x 3 multiply less in float32, see :mod:`styleforge.engine.winograd`. Instance norms are
     computed as group norms with one channel a group, which are the same and faster. Freed memory is kept, see
     :func:`keep_freed_memory`. A float32 network computes in bfloat16 where the processor does so by itself; norms still
-    sum up in float32, and the final tanh keeps its result in float32. On other devices nothing changes.
+    sum up in float32, and the final tanh keeps its result in float32.
+
+    On a CUDA GPU with bfloat16 (from Ampere on) a float32 network computes in it by autocast; the rest is what torch
+    and cuDNN do by themselves. On other devices nothing changes.
 
     Args:
         model: the network; it keeps its weights as they are.
@@ -55,11 +58,12 @@ def accelerate(
         kernels: of convolutions that compute in whole numbers of 8 bit; see :mod:`styleforge.engine.int8`.
     """
     first = next(model.parameters())
+    half = enabled and in_half(first)
     if first.device.type != "cpu":
-        yield
+        with by_autocast(first.device.type) if half else nullcontext():
+            yield
         return
     keep_freed_memory(pixels)
-    half = enabled and in_half(first)
     before = sums_in_full.set(True)
     try:
         with torch.autocast("cpu", torch.bfloat16, enabled=half), _Faster(half, kernels or {}):
@@ -68,9 +72,17 @@ def accelerate(
         sums_in_full.reset(before)
 
 
+@contextmanager
+def by_autocast(device: str) -> Iterator[None]:
+    """In bfloat16 what autocast has in that, and a tanh in float32: near black and white it has more than 8 bit."""
+    with torch.autocast(device, torch.bfloat16), _TanhInFull():
+        yield
+
+
 def in_half(tensor: Tensor) -> bool:
     """Whether what such a tensor stands for is computed in bfloat16."""
-    return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and bf16_is_fast(tensor.device)
+    known = tensor.device.type in ("cpu", "cuda") and tensor.dtype == torch.float32
+    return known and bf16_is_fast(tensor.device)
 
 
 def keep_freed_memory(pixels: int) -> None:
@@ -92,6 +104,13 @@ def _keep(tensors: tuple[int, ...]) -> None:
     # Not for larger ones: chunks that an aligned tensor just misses would pile up.
     if mallopt and any(mallopt(_M_MMAP_THRESHOLD, size) for size in tensors):
         mallopt(_M_TRIM_THRESHOLD, KEPT)
+
+
+class _TanhInFull(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") == "tanh":
+            args = (args[0].float(), *args[1:])
+        return func(*args, **(kwargs or {}))
 
 
 class _Faster(TorchFunctionMode):
