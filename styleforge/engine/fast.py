@@ -17,8 +17,9 @@ from torch.overrides import TorchFunctionMode
 
 from ..precision import bf16_is_fast, sums_in_full
 from . import int8, winograd
+from .calls import OPTIONS, argument, convolution, pair
+from .padding import PadLater
 from .sums import measure, normed, quickly
-from .trace import argument
 
 # Pixels of a map from which on channels-last pays: below, weights take longer to be reordered, which happens at each
 # call, than the convolution gains.
@@ -28,10 +29,6 @@ NAIVE = 512 * 512  # most pixels of a map that are summed up one after the other
 KEPT = 256 * 2**20  # bytes of freed memory that the process keeps
 TENSORS = (64 * 2**20, 32 * 2**20)  # for tensors of up to so many; glibc before 2.33 takes only the second
 SMALL = 2**19  # pixels of a picture up to which the first is good
-_OPTIONS = {  # of convolutions, after input, weight and bias
-    "conv2d": (("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1)),
-    "conv_transpose2d": (("stride", 1), ("padding", 0), ("output_padding", 0), ("groups", 1), ("dilation", 1)),
-}
 _onednn = torch.ops.mkldnn if hasattr(torch.ops.mkldnn, "_convolution_transpose_pointwise") else None
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -66,7 +63,7 @@ def accelerate(
     keep_freed_memory(pixels)
     before = sums_in_full.set(True)
     try:
-        with torch.autocast("cpu", torch.bfloat16, enabled=half), _Faster(half, kernels or {}):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half), _Faster(half, kernels or {}), PadLater(kernels or ()):
             yield
     finally:
         sums_in_full.reset(before)
@@ -128,19 +125,8 @@ class _Faster(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name in _OPTIONS and args[0].ndim == 4:
-            weight, bias, options = convolution(name, args, kwargs)
-            whole = self._kernels.get(id(weight)) if name == "conv2d" else None
-            if whole and not isinstance(args[0], FakeTensor):  # of which only the shape is asked
-                with torch.autocast("cpu", enabled=False):
-                    return int8.conv2d(args[0], whole, bias, options, torch.bfloat16 if self._half else torch.float32)
-            if not self._half and name == "conv2d" and winograd.suits(args[0], weight, **options):
-                return winograd.conv3x3(args[0], weight, bias, options["padding"])
-            layout = torch.channels_last if args[0].shape[2:].numel() >= LARGE else torch.contiguous_format
-            x = args[0].contiguous(memory_format=layout)
-            if self._half and _can_order(x, weight, bias, options["padding"]):
-                return _ordered_convolution(x, weight, bias, **options)
-            return func(x, *args[1:], **kwargs)
+        if name in OPTIONS and args[0].ndim == 4:
+            return self._convolution(func, name, args, kwargs)
         if name in ("cat", "concat", "concatenate") and args and _in_pixels(args[0]):  # else of neither layout
             parts = [x.contiguous(memory_format=torch.channels_last) for x in args[0]]
             return func(parts, *args[1:], **kwargs)
@@ -167,11 +153,35 @@ class _Faster(TorchFunctionMode):
             return func(args[0].float(), *args[1:], **kwargs)
         return func(*args, **kwargs)
 
+    def _convolution(self, func: Any, name: str, args: Any, kwargs: Any) -> Tensor:
+        x, (weight, bias, options) = args[0], convolution(name, args, kwargs)
+        if name == "conv2d" and (self._half or x.dtype == torch.bfloat16) and _one_column(x, weight, options):
+            wider = F.pad(x, (0, pair(options["stride"])[1]))
+            return self._convolution(func, name, (wider, *args[1:]), kwargs)[..., :1]
+        whole = self._kernels.get(id(weight)) if name == "conv2d" else None
+        if whole and not isinstance(x, FakeTensor):  # of which only the shape is asked
+            with torch.autocast("cpu", enabled=False):
+                return int8.conv2d(x, whole, bias, options, torch.bfloat16 if self._half else torch.float32)
+        if not self._half and name == "conv2d" and winograd.suits(x, weight, **options):
+            return winograd.conv3x3(x, weight, bias, options["padding"])
+        layout = torch.channels_last if x.shape[2:].numel() >= LARGE else torch.contiguous_format
+        x = x.contiguous(memory_format=layout)
+        if self._half and _can_order(x, weight, bias, options["padding"]):
+            return _ordered_convolution(x, weight, bias, **options)
+        return func(x, *args[1:], **kwargs)
 
-def convolution(name: str, args: Any, kwargs: Any) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
-    """Weight, bias and options of a call of "conv2d" or "conv_transpose2d"."""
-    options = {key: argument(args, kwargs, 3 + k, key, usual) for k, (key, usual) in enumerate(_OPTIONS[name])}
-    return argument(args, kwargs, 1, "weight"), argument(args, kwargs, 2, "bias"), options
+
+def _one_column(x: Tensor, weight: Tensor, options: dict[str, Any]) -> bool:
+    """Whether a convolution with a stride makes a single column of several rows, which oneDNN gets wrong in bfloat16
+    with AMX, NaN at times (seen in torch 2.13).
+    """
+    if isinstance(options["padding"], str):
+        return False
+    places = zip(
+        x.shape[2:], weight.shape[2:], *(pair(options[k]) for k in ("padding", "dilation", "stride")), strict=True
+    )
+    rows, columns = ((size + 2 * pad - far * (taps - 1) - 1) // step + 1 for size, taps, pad, far, step in places)
+    return columns == 1 < rows and pair(options["stride"])[1] > 1
 
 
 def _as_whole_numbers(x: Tensor) -> bool:

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .calls import pair
+
 CHANNELS = 32  # of a map, from which on there is enough to sum up
 # Multiplications for each value of a map, from which on they save more than bringing the map to 8 bit takes: where it
 # would be computed in bfloat16, and in float32.
@@ -71,7 +73,7 @@ def suits(x: Tensor, weight: Tensor, options: Mapping[str, Any], dtype: torch.dt
     """
     if conv is None or options["groups"] != 1 or isinstance(options["padding"], str) or x.shape[1] < CHANNELS:
         return False
-    down, right = _two(options["stride"])
+    down, right = pair(options["stride"])
     return weight.dtype == torch.float32 and weight[:, 0].numel() / (down * right) >= WORK[dtype]
 
 
@@ -87,7 +89,7 @@ def kernel(weight: Tensor, signed: bool, options: Mapping[str, Any], dtype: torc
     weight = weight.detach()
     scales = weight.abs().amax((1, 2, 3)).clamp_min(TINY) / 127
     whole = (weight / scales[:, None, None, None]).round().to(torch.int8)
-    place = (_two(options[name]) for name in ("stride", "padding", "dilation"))
+    place = (pair(options[name]) for name in ("stride", "padding", "dilation"))
     packed = _pack(whole, scales, 1.0, ZERO if signed else 0, *place, 1)
     steps = torch.full((weight.shape[1],), float(HALF if signed else STEPS))
     # Steps are the whole part. Bfloat16 has no place behind the point from 128 on, and is rounded there by itself.
@@ -110,7 +112,7 @@ def conv2d(x: Tensor, weights: Kernel, bias: Tensor | None, options: Mapping[str
     Returns:
         (B, K, H', W'), channels-last.
     """
-    place = [_two(options[name]) for name in ("stride", "padding", "dilation")]
+    place = [pair(options[name]) for name in ("stride", "padding", "dilation")]
     zero = ZERO if weights.signed else 0
     bias = None if bias is None else bias.float()
     x = x.to(dtype).contiguous(memory_format=torch.channels_last)
@@ -133,7 +135,3 @@ def _steps(x: Tensor, weights: Kernel) -> tuple[Tensor, Tensor]:
     steps = F.batch_norm(x, *weights.still, weights.steps / largest, weights.shift, eps=0.0)  # one way through memory
     steps = steps.to(torch.int16)  # a step in between is twice as fast as none
     return (steps if weights.signed else steps.relu_()).to(torch.uint8), largest
-
-
-def _two(option: int | tuple[int, int]) -> tuple[int, int]:
-    return (option, option) if isinstance(option, int) else tuple(option)

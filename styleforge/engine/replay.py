@@ -161,7 +161,7 @@ class _Notes(TorchDispatchMode):
             elif node.target in _ORDERING and all("fixed" in each.meta for each in node.all_input_nodes):
                 node.meta["fixed"] = f"{node.target}{fx.map_arg((node.args, node.kwargs), _name)}"
         for node in reversed(self._graph.nodes):
-            if not node.users and ("fixed" in node.meta or node.target is operator.getitem):
+            if not node.users and node.op in ("call_function", "get_attr") and not _writes(node):
                 self._graph.erase_node(node)
             elif "fixed" in node.meta and node.op != "get_attr" and all(u.target in _CONVOLVING for u in node.users):
                 self._foresee(node, known)  # for whom nothing writes into it
@@ -204,6 +204,11 @@ class _Notes(TorchDispatchMode):
         node = self._nodes.get(tensor)
         self._complete &= node is not None
         return node
+
+
+def _writes(node: fx.Node) -> bool:
+    """Whether it changes what it is given."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def _activation(node: fx.Node) -> list[fx.Node]:

@@ -33,9 +33,9 @@ from torch.overrides import TorchFunctionMode
 
 from .. import memory
 from ..errors import ConfigError
-from .fast import convolution
+from .calls import argument, tensors
 from .sums import joined, measure
-from .trace import AGAIN, Segment, Trace, argument, keeps_map, sum_wanted, tensors, trace
+from .trace import AGAIN, Segment, Trace, keeps_map, sum_wanted, trace
 from .watch import announce, changed, normalised, pooled, run_whole
 from .workers import Around, Workers
 
@@ -323,6 +323,11 @@ class _Tile:
     rows: _Span
     columns: _Span
 
+    @property
+    def inside(self) -> bool:
+        """Whether it touches no border of the picture."""
+        return all(span.begin and span.end < span.size for span in (self.rows, self.columns))
+
     def cut(self, image: Tensor | Pixels) -> Tensor:
         return image[:, :, self.rows.begin : self.rows.end, self.columns.begin : self.columns.end].contiguous()
 
@@ -550,7 +555,7 @@ class _Run(TorchFunctionMode):
                 self._stored.add(step)
             raise
         finally:
-            self._living, self._unpadded = {}, {}
+            self._living = {}
 
     def _cut(self, image: Tensor | Pixels) -> Tensor:
         """The tile of the picture, or a stand-in where no step looks at it and no sum of its pixels is missing."""
@@ -564,7 +569,6 @@ class _Run(TorchFunctionMode):
     def _begin_again(self, segment: Segment) -> None:
         self._computed, self._kept = segment.computed, segment.kept
         self._living: dict[int, Tensor] = {}
-        self._unpadded: dict[int, tuple[Tensor, tuple[int, int]]] = {}
         self._call = self._next = 0
         self._normed = -1  # the last step whose features are in memory of their own
 
@@ -597,10 +601,9 @@ class _Run(TorchFunctionMode):
         if kind:
             total = self._total(args[0], kind)
         first = getattr(next(iter(args), None), "_step", None)
-        if name == "pad" and (beyond := self._beyond(args, kwargs)):
-            return self._pad_later(self._real(argument(args, kwargs, 0, "input")), beyond)
-        if name == "conv2d" and (unpadded := self._unpadded.get(first)):
-            args, kwargs = _padding_itself(unpadded, args, kwargs)
+        if name == "pad" and len(pads := argument(args, kwargs, 1, "pad")) == 4 and self.tile.inside:
+            # What is beyond the overlap does not matter, and zeros are least work.
+            args, kwargs = (argument(args, kwargs, 0, "input"), pads), {}
         args, kwargs = self._real(args), self._real(kwargs)
         if "inplace" in kwargs:  # only where nobody else needs what was
             needed = first is None or first in self._kept or self._steps.last_use[first] > self._next
@@ -626,7 +629,6 @@ class _Run(TorchFunctionMode):
         done = (step for step in self._living if last_use[step] <= tensor._step and step not in self._kept)
         for step in [step for step in done if step != tensor._step]:
             del self._living[step]
-            self._unpadded.pop(step, None)
         return tensor
 
     def _real(self, value: Any) -> Any:
@@ -637,29 +639,9 @@ class _Run(TorchFunctionMode):
             return {key: self._real(inner) for key, inner in value.items()}
         if not isinstance(value, Tensor) or not hasattr(value, "_step"):
             return value
-        if value._step in self._unpadded:
-            source, (down, right) = self._unpadded[value._step]
-            return F.pad(source, (right, right, down, down))
         if value._step not in self._living and not any(value.stride()) and value.numel() > 1:
             self._living[value._step] = self._store.get(value._step, self.tile, value)
         return self._living.get(value._step, value)
-
-    def _beyond(self, args: Any, kwargs: Mapping[str, Any]) -> tuple[int, int] | None:
-        """How many rows and columns are padded on each side, where none of them is at a border of the picture: what is
-        there then does not matter, because tiles overlap.
-        """
-        pad = argument(args, kwargs, 1, "pad")  # left, right, top, bottom
-        inside = all(span.begin and span.end < span.size for span in (self.tile.rows, self.tile.columns))
-        alike = len(pad) == 4 and pad[::2] == pad[1::2] and min(pad) > 0
-        return (pad[2], pad[0]) if inside and alike else None
-
-    def _pad_later(self, source: Tensor, beyond: tuple[int, int]) -> Tensor:
-        """A stand-in: the convolution that comes after pads by itself, where it need not be done."""
-        (down, right), (height, width) = beyond, source.shape[2:]
-        shape = *source.shape[:2], height + 2 * down, width + 2 * right
-        padded = self._label(source.new_empty(1).expand(shape))
-        self._unpadded[padded._step] = source, beyond
-        return padded
 
     def _total(self, features: Tensor, kind: str) -> Tensor:
         """The sum over the whole picture."""
@@ -683,17 +665,6 @@ class _Run(TorchFunctionMode):
             share = (places - low).to(x.dtype).view(-1, *[1] * (3 - axis))
             x = torch.lerp(x.index_select(axis, low), x.index_select(axis, high), share)
         return x
-
-
-def _padding_itself(
-    unpadded: tuple[Tensor, tuple[int, int]], args: Any, kwargs: Mapping[str, Any]
-) -> tuple[Any, Mapping[str, Any]]:
-    """Arguments of a convolution that was to get a padded map, and pads itself."""
-    source, beyond = unpadded
-    weight, bias, options = convolution("conv2d", args, kwargs)
-    if options["padding"] not in (0, (0, 0)):
-        return args, kwargs
-    return (source, weight, bias), {**options, "padding": beyond}
 
 
 @lru_cache(maxsize=2**12)  # many tiles have the same size

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
+from .calls import argument, pair, tensors
+
 # Calls in which every pixel stays by itself, as far as height and width do not change.
 # fmt: off
 _POINTWISE = frozenset((
@@ -184,22 +186,6 @@ def _faked(fake: FakeTensorMode, value: Any) -> Any:
     return {name: _faked(fake, inner) for name, inner in value.items()} if isinstance(value, dict) else value
 
 
-def tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested tuples, lists and dictionaries."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for inner in value:
-            yield from tensors(inner)
-    elif isinstance(value, dict):
-        yield from tensors(tuple(value.values()))
-
-
-def argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], place: int, name: str, default: Any = None) -> Any:
-    """An argument that may be given by place or by name."""
-    return args[place] if len(args) > place else kwargs.get(name, default)
-
-
 def sum_wanted(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
     """Which sums over all pixels a call needs ("moments" or "amax"); None if its pixels know no others."""
     if name in _NORMS or (name == "batch_norm" and argument(args, kwargs, 5, "training", False)):
@@ -221,22 +207,16 @@ def keeps_map(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bo
 def _reach(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
     """How many of its features a call looks to one side; None if that is unknown."""
     if name == "conv2d":
-        stride, dilation = (
-            max(_pair(argument(args, kwargs, n, key, 1))) for n, key in ((3, "stride"), (5, "dilation"))
-        )
+        stride, dilation = (max(pair(argument(args, kwargs, n, key, 1))) for n, key in ((3, "stride"), (5, "dilation")))
         side = (max(args[1].shape[2:]) - 1) * dilation
         return math.ceil(side / 2) if stride == 1 else side  # those with a stride may look to one side only
     if name == "conv_transpose2d":
-        return math.ceil((max(args[1].shape[2:]) - 1) / max(_pair(argument(args, kwargs, 3, "stride", 1))))
+        return math.ceil((max(args[1].shape[2:]) - 1) / max(pair(argument(args, kwargs, 3, "stride", 1))))
     if name in ("avg_pool2d", "max_pool2d"):
-        return max(_pair(argument(args, kwargs, 1, "kernel_size")))
+        return max(pair(argument(args, kwargs, 1, "kernel_size")))
     if name == "interpolate":
         return 2
     return 0 if name in _POINTWISE or name in _STILL else None
-
-
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value) * (2 // len(value))
 
 
 def _work(name: str, args: tuple[Any, ...], results: list[Tensor]) -> int:

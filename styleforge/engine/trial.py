@@ -20,7 +20,8 @@ from torch.overrides import TorchFunctionMode
 
 from ..precision import int8_is_fast
 from . import int8
-from .fast import accelerate, convolution, in_half
+from .calls import convolution
+from .fast import accelerate, in_half
 from .parts import parts, state
 
 # How near to themselves the pictures stay, in dB. Other pictures differ, and none shall be below 40, which is asked of

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .calls import argument
 from .sums import joined, measure, normed
-from .trace import argument, keeps_map, sum_wanted
+from .trace import keeps_map, sum_wanted
 
 How = Literal["whole", "tiles", "thumbnail"]
 

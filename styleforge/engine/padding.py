@@ -1,0 +1,157 @@
+"""Padding is left to the convolution behind it: to copy a large map takes half as long as to convolve it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+from weakref import WeakSet
+
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses import FakeTensor
+from torch.overrides import TorchFunctionMode
+
+from .calls import argument, convolution, pair, tensors
+
+LARGE = 12 * 2**20  # bytes of a map from which on to convolve its borders once more takes less than to copy all of it
+FEW = 16  # channels that come out, below which a convolution is slower where it pads by itself
+_KNOWN = frozenset(("__get__", "dim", "numel", "size"))
+
+
+class PadLater(TorchFunctionMode):
+    """What `pad` gives is a stand-in. A convolution that gets it pads by itself, with zeros; where borders were to be
+    reflected, it is done again for these alone. All others get what they ask for.
+
+    Args:
+        as_they_are: identities of the weights of convolutions that want their maps padded.
+    """
+
+    def __init__(self, as_they_are: Iterable[int] = ()) -> None:
+        super().__init__()
+        self._as_they_are = frozenset(as_they_are)
+        self._waiting: WeakSet[_Padded] = WeakSet()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name == "pad" and (padded := _padded(args, kwargs)):
+            self._waiting.add(padded)
+            return padded.stand_in()
+        first = getattr(args[0], "_padded", None) if args else None
+        if first and name == "detach":
+            return first.stand_in()
+        if first and name in _KNOWN and not isinstance(known := func(*args, **kwargs), Tensor):
+            return known
+        if first and name == "conv2d" and (made := self._convolved(func, first, args, kwargs)) is not None:
+            return made
+        given = list(tensors((args, kwargs)))
+        for padded in list(self._waiting):
+            if any(one is padded.source for one in given):  # it may be about to change
+                padded.made()
+        if any(hasattr(one, "_padded") for one in given):
+            args, kwargs = _filled(args), _filled(kwargs)
+        return func(*args, **kwargs)
+
+    def _convolved(self, func: Any, padded: _Padded, args: Any, kwargs: Any) -> Tensor | None:
+        """What a convolution makes of a stand-in, or None where it is better off with what that stands for."""
+        weight, bias, options = convolution("conv2d", args, kwargs)
+        pads = padded.pads
+        plain = options["padding"] in (0, (0, 0)) and pair(options["dilation"]) == (1, 1)
+        small = any(length < 2 * pad + 1 for length, pad in zip(weight.shape[2:], pads, strict=True))
+        if padded.is_made or not plain or small or len(weight) < FEW or id(weight) in self._as_they_are:
+            return None
+        made = func(padded.source, weight, bias, **{**options, "padding": pads})
+        if padded.reflected:
+            _reflect(
+                made, padded, weight.shape[2:], pair(options["stride"]), lambda x: func(x, weight, bias, **options)
+            )
+        return made
+
+
+class _Padded:
+    """A map with its borders, which is made only if somebody wants it.
+
+    Args:
+        source: (B, C, H, W).
+        pads: how many rows and columns on either side.
+        reflected: what is in them, else zeros.
+    """
+
+    def __init__(self, source: Tensor, pads: tuple[int, int], reflected: bool) -> None:
+        self.source, self.pads, self.reflected = source, pads, reflected
+        self._made: Tensor | None = None
+
+    @property
+    def is_made(self) -> bool:
+        """Whether somebody wanted it."""
+        return self._made is not None
+
+    def stand_in(self) -> Tensor:
+        """A tensor of the right shape, and of no size."""
+        (batch, channels, height, width), (rows, columns) = self.source.shape, self.pads
+        stand_in = self.source.new_empty(1).expand(batch, channels, height + 2 * rows, width + 2 * columns)
+        stand_in._padded = self
+        return stand_in
+
+    def made(self) -> Tensor:
+        """(B, C, H + 2 * rows, W + 2 * columns)."""
+        if self._made is None:
+            rows, columns = self.pads
+            mode = "reflect" if self.reflected else "constant"
+            self._made = F.pad(self.source, (columns, columns, rows, rows), mode=mode)
+        return self._made
+
+
+def _padded(args: Any, kwargs: Any) -> _Padded | None:
+    """What a call of `pad` is to give, if it may be left to a convolution."""
+    x, pads = (argument(args, kwargs, place, name) for place, name in enumerate(("input", "pad")))
+    mode, value = argument(args, kwargs, 2, "mode", "constant"), argument(args, kwargs, 3, "value")
+    if isinstance(x, FakeTensor) or x.requires_grad or x.ndim != 4 or hasattr(x, "_padded"):
+        return None
+    if len(pads) != 4 or tuple(pads[::2]) != tuple(pads[1::2]) or min(pads) < 0 or max(pads) == 0:
+        return None
+    reflected = mode == "reflect" and x.nbytes >= LARGE and min(x.shape[2:]) > 4 * max(pads)
+    return _Padded(x, (pads[2], pads[0]), reflected) if reflected or (mode == "constant" and not value) else None
+
+
+def _filled(value: Any) -> Any:
+    """With stand-ins replaced by what they stand for."""
+    if type(value) in (tuple, list):
+        return type(value)(map(_filled, value))
+    if isinstance(value, dict):
+        return {key: _filled(inner) for key, inner in value.items()}
+    padded = getattr(value, "_padded", None) if isinstance(value, Tensor) else None
+    return value if padded is None else padded.made()
+
+
+def _reflect(
+    made: Tensor,
+    padded: _Padded,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    convolve: Callable[[Tensor], Tensor],
+) -> None:
+    """Write into what a convolution that padded with zeros made, at its borders, what it makes of reflected ones."""
+    x, (rows, columns) = padded.source, padded.pads
+    spans = [_inside(*each) for each in zip(x.shape[2:], made.shape[2:], padded.pads, kernel, stride, strict=True)]
+    (top, bottom, above, below), (left, right, before, behind) = spans
+
+    def write(place: Tensor, part: Tensor, pads: tuple[int, int, int, int]) -> None:
+        if place.numel():
+            place.copy_(convolve(F.pad(part, pads, mode="reflect")))
+
+    write(made[:, :, :top], x[:, :, :above], (columns, columns, rows, 0))
+    write(made[:, :, bottom:], x[:, :, below:], (columns, columns, 0, rows))
+    middle = slice(top * stride[0] - rows, (bottom - 1) * stride[0] - rows + kernel[0])
+    write(made[:, :, top:bottom, :left], x[:, :, middle, :before], (columns, 0, 0, 0))
+    write(made[:, :, top:bottom, right:], x[:, :, middle, behind:], (0, columns, 0, 0))
+
+
+def _inside(size: int, outputs: int, pad: int, kernel: int, stride: int) -> tuple[int, int, int, int]:
+    """Of the outputs of a convolution along one side: the first and the end of those that see nothing of the borders;
+    the end of what those before them see of the map, and the begin of what those behind see.
+    """
+    first, end = -(-pad // stride), (size + pad - kernel) // stride + 1
+    while end < outputs and size + pad - end * stride <= pad:  # too little to be reflected
+        end -= 1
+    return first, end, (first - 1) * stride - pad + kernel, end * stride - pad
