@@ -1,5 +1,7 @@
 """Pads that a convolution does by itself: the same pictures, with no copy of a large map."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -153,3 +155,27 @@ def test_networks_make_the_same_pictures_and_notes_the_same_bits(model, half, mo
     assert all(torch.equal(pictures[0], other) for other in pictures[1:])
     (notes,) = replay._notes.values()
     assert notes is not None and not [n for n in notes.graph.nodes if "new_empty" in str(n.target)]  # of stand-ins
+
+
+class Framed(torch.nn.Module):
+    """Ends in a pad."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 3, 3, bias=False)
+
+    def forward(self, x):
+        return F.pad(torch.tanh(self.conv(x)), (1,) * 4)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@torch.no_grad()
+def test_who_pads_last_gives_no_stand_in(workers, monkeypatch):
+    monkeypatch.setattr(engine.tiled, "_most_workers", lambda device: workers)
+    model, image = Framed().eval(), torch.tanh(numbers(1, 3, 96, 128))
+    around = partial(accelerate, model, enabled=False)
+    with around():
+        tiles = engine.run_tiled(model, image, tile=32, around=around)
+    torch.testing.assert_close(engine.run(model, image, fast=False), model(image))
+    inner = model(image)[..., 32:64, 32:64]
+    torch.testing.assert_close(tiles[..., 33:63, 33:63], inner[..., 1:-1, 1:-1])

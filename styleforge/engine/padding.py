@@ -37,6 +37,8 @@ class PadLater(TorchFunctionMode):
         if name == "pad" and (padded := _padded(args, kwargs)):
             self._waiting.add(padded)
             return padded.stand_in()
+        if not self._waiting:  # nobody has one; there are many small calls
+            return func(*args, **kwargs)
         first = getattr(args[0], "_padded", None) if args else None
         if first and name == "detach":
             return first.stand_in()

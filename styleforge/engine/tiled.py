@@ -334,9 +334,8 @@ class _Tile:
     def core(self, features: Tensor, scale: int) -> Tensor:
         return features[:, :, self.rows.core(scale, features.shape[2]), self.columns.core(scale, features.shape[3])]
 
-    def paste(self, part: Tensor, into: Tensor | Paintable) -> None:
+    def paste(self, core: Tensor, into: Tensor | Paintable) -> None:
         rows, columns = self.rows, self.columns
-        core = self.core(part, 1)
         into[:, :, rows.core_begin : rows.core_end, columns.core_begin : columns.core_end] = core
 
 
@@ -539,7 +538,7 @@ class _Run(TorchFunctionMode):
     def __call__(
         self, model: nn.Module, image: Tensor | Pixels, options: Mapping[str, Any], segment: Segment
     ) -> Tensor:
-        """The styled tile with its overlap.
+        """The styled tile without its overlap.
 
         Raises:
             _Pause: a sum is not known.
@@ -548,7 +547,8 @@ class _Run(TorchFunctionMode):
         try:
             picture = self._label(self._cut(image))
             with self:
-                return model(picture, **options)
+                made = model(picture, **options)
+            return self.tile.core(made, 1)  # here, because a pad at the end of a network is known to this thread alone
         except _Pause:
             for step in segment.kept - self._stored:
                 self._store.put(step, self.tile, self._real(self._living[step]))
