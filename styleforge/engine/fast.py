@@ -63,7 +63,7 @@ def accelerate(
     keep_freed_memory(pixels)
     before = sums_in_full.set(True)
     try:
-        with torch.autocast("cpu", torch.bfloat16, enabled=half), _Faster(half, kernels or {}), PadLater(kernels or ()):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half), _Faster(half, kernels or {}):
             yield
     finally:
         sums_in_full.reset(before)
@@ -110,7 +110,7 @@ class _TanhInFull(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Faster(TorchFunctionMode):
+class _Faster(PadLater):
     """Replaces single calls.
 
     Args:
@@ -119,11 +119,10 @@ class _Faster(TorchFunctionMode):
     """
 
     def __init__(self, half: bool, kernels: int8.Kernels) -> None:
-        super().__init__()
+        super().__init__(kernels)  # which are padded when they are in 8 bit
         self._half, self._kernels = half, kernels
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+    def compute(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = getattr(func, "__name__", "")
         if name in OPTIONS and args[0].ndim == 4:
             return self._convolution(func, name, args, kwargs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 from weakref import WeakSet
 
@@ -31,6 +31,10 @@ class PadLater(TorchFunctionMode):
         self._as_they_are = frozenset(as_they_are)
         self._waiting: WeakSet[_Padded] = WeakSet()
 
+    def compute(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """A call in which there are no stand-ins."""
+        return func(*args, **kwargs)
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
@@ -38,7 +42,7 @@ class PadLater(TorchFunctionMode):
             self._waiting.add(padded)
             return padded.stand_in()
         if not self._waiting:  # nobody has one; there are many small calls
-            return func(*args, **kwargs)
+            return self.compute(func, args, kwargs)
         first = getattr(args[0], "_padded", None) if args else None
         if first and name == "detach":
             return first.stand_in()
@@ -49,24 +53,52 @@ class PadLater(TorchFunctionMode):
         given = list(tensors((args, kwargs)))
         for padded in list(self._waiting):
             if any(one is padded.source for one in given):  # it may be about to change
-                padded.made()
+                self._made(padded)
         if any(hasattr(one, "_padded") for one in given):
-            args, kwargs = _filled(args), _filled(kwargs)
-        return func(*args, **kwargs)
+            args, kwargs = self._filled(args), self._filled(kwargs)
+        return self.compute(func, args, kwargs)
+
+    def _made(self, padded: _Padded) -> Tensor:
+        if padded.made is None:
+            rows, columns = padded.pads
+            mode = "reflect" if padded.reflected else "constant"
+            padded.made = self.compute(F.pad, (padded.source, (columns, columns, rows, rows)), {"mode": mode})
+        return padded.made
+
+    def _filled(self, value: Any) -> Any:
+        """With stand-ins replaced by what they stand for."""
+        if type(value) in (tuple, list):
+            return type(value)(map(self._filled, value))
+        if isinstance(value, dict):
+            return {key: self._filled(inner) for key, inner in value.items()}
+        padded = getattr(value, "_padded", None) if isinstance(value, Tensor) else None
+        return value if padded is None else self._made(padded)
 
     def _convolved(self, func: Any, padded: _Padded, args: Any, kwargs: Any) -> Tensor | None:
         """What a convolution makes of a stand-in, or None where it is better off with what that stands for."""
         weight, bias, options = convolution("conv2d", args, kwargs)
-        pads = padded.pads
         plain = options["padding"] in (0, (0, 0)) and pair(options["dilation"]) == (1, 1)
-        small = any(length < 2 * pad + 1 for length, pad in zip(weight.shape[2:], pads, strict=True))
-        if padded.is_made or not plain or small or len(weight) < FEW or id(weight) in self._as_they_are:
+        small = any(length < 2 * pad + 1 for length, pad in zip(weight.shape[2:], padded.pads, strict=True))
+        if padded.made is not None or not plain or small or len(weight) < FEW or id(weight) in self._as_they_are:
             return None
-        made = func(padded.source, weight, bias, **{**options, "padding": pads})
-        if padded.reflected:
-            _reflect(
-                made, padded, weight.shape[2:], pair(options["stride"]), lambda x: func(x, weight, bias, **options)
-            )
+        made = self.compute(func, (padded.source, weight, bias), {**options, "padding": padded.pads})
+        if not padded.reflected:
+            return made
+        x, (rows, columns) = padded.source, padded.pads
+        kernel, stride = weight.shape[2:], pair(options["stride"])
+        spans = [_inside(*each) for each in zip(x.shape[2:], made.shape[2:], padded.pads, kernel, stride, strict=True)]
+        (top, bottom, above, below), (left, right, before, behind) = spans
+
+        def reflect(place: Tensor, part: Tensor, pads: tuple[int, int, int, int]) -> None:
+            if place.numel():
+                part = self.compute(F.pad, (part, pads), {"mode": "reflect"})
+                place.copy_(self.compute(func, (part, weight, bias), options))
+
+        reflect(made[:, :, :top], x[:, :, :above], (columns, columns, rows, 0))
+        reflect(made[:, :, bottom:], x[:, :, below:], (columns, columns, 0, rows))
+        middle = slice(top * stride[0] - rows, (bottom - 1) * stride[0] - rows + kernel[0])
+        reflect(made[:, :, top:bottom, :left], x[:, :, middle, :before], (columns, 0, 0, 0))
+        reflect(made[:, :, top:bottom, right:], x[:, :, middle, behind:], (0, columns, 0, 0))
         return made
 
 
@@ -77,16 +109,14 @@ class _Padded:
         source: (B, C, H, W).
         pads: how many rows and columns on either side.
         reflected: what is in them, else zeros.
+
+    Attributes:
+        made: (B, C, H + 2 * rows, W + 2 * columns), once it is.
     """
 
     def __init__(self, source: Tensor, pads: tuple[int, int], reflected: bool) -> None:
         self.source, self.pads, self.reflected = source, pads, reflected
-        self._made: Tensor | None = None
-
-    @property
-    def is_made(self) -> bool:
-        """Whether somebody wanted it."""
-        return self._made is not None
+        self.made: Tensor | None = None
 
     def stand_in(self) -> Tensor:
         """A tensor of the right shape, and of no size."""
@@ -94,14 +124,6 @@ class _Padded:
         stand_in = self.source.new_empty(1).expand(batch, channels, height + 2 * rows, width + 2 * columns)
         stand_in._padded = self
         return stand_in
-
-    def made(self) -> Tensor:
-        """(B, C, H + 2 * rows, W + 2 * columns)."""
-        if self._made is None:
-            rows, columns = self.pads
-            mode = "reflect" if self.reflected else "constant"
-            self._made = F.pad(self.source, (columns, columns, rows, rows), mode=mode)
-        return self._made
 
 
 def _padded(args: Any, kwargs: Any) -> _Padded | None:
@@ -114,39 +136,6 @@ def _padded(args: Any, kwargs: Any) -> _Padded | None:
         return None
     reflected = mode == "reflect" and x.nbytes >= LARGE and min(x.shape[2:]) > 4 * max(pads)
     return _Padded(x, (pads[2], pads[0]), reflected) if reflected or (mode == "constant" and not value) else None
-
-
-def _filled(value: Any) -> Any:
-    """With stand-ins replaced by what they stand for."""
-    if type(value) in (tuple, list):
-        return type(value)(map(_filled, value))
-    if isinstance(value, dict):
-        return {key: _filled(inner) for key, inner in value.items()}
-    padded = getattr(value, "_padded", None) if isinstance(value, Tensor) else None
-    return value if padded is None else padded.made()
-
-
-def _reflect(
-    made: Tensor,
-    padded: _Padded,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    convolve: Callable[[Tensor], Tensor],
-) -> None:
-    """Write into what a convolution that padded with zeros made, at its borders, what it makes of reflected ones."""
-    x, (rows, columns) = padded.source, padded.pads
-    spans = [_inside(*each) for each in zip(x.shape[2:], made.shape[2:], padded.pads, kernel, stride, strict=True)]
-    (top, bottom, above, below), (left, right, before, behind) = spans
-
-    def write(place: Tensor, part: Tensor, pads: tuple[int, int, int, int]) -> None:
-        if place.numel():
-            place.copy_(convolve(F.pad(part, pads, mode="reflect")))
-
-    write(made[:, :, :top], x[:, :, :above], (columns, columns, rows, 0))
-    write(made[:, :, bottom:], x[:, :, below:], (columns, columns, 0, rows))
-    middle = slice(top * stride[0] - rows, (bottom - 1) * stride[0] - rows + kernel[0])
-    write(made[:, :, top:bottom, :left], x[:, :, middle, :before], (columns, 0, 0, 0))
-    write(made[:, :, top:bottom, right:], x[:, :, middle, behind:], (0, columns, 0, 0))
 
 
 def _inside(size: int, outputs: int, pad: int, kernel: int, stride: int) -> tuple[int, int, int, int]:
