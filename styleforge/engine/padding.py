@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from .calls import argument, convolution, pair, tensors
 
 LARGE = 12 * 2**20  # bytes of a map from which on to convolve its borders once more takes less than to copy all of it
-FEW = 16  # channels that come out, below which a convolution is slower where it pads by itself
+FEW = 16  # channels that come out, below which to convolve borders once more takes longer than the copy
 _KNOWN = frozenset(("__get__", "dim", "numel", "size"))
 
 
@@ -79,7 +79,8 @@ class PadLater(TorchFunctionMode):
         weight, bias, options = convolution("conv2d", args, kwargs)
         plain = options["padding"] in (0, (0, 0)) and pair(options["dilation"]) == (1, 1)
         small = any(length < 2 * pad + 1 for length, pad in zip(weight.shape[2:], padded.pads, strict=True))
-        if padded.made is not None or not plain or small or len(weight) < FEW or id(weight) in self._as_they_are:
+        few = padded.reflected and len(weight) < FEW
+        if padded.made is not None or not plain or small or few or id(weight) in self._as_they_are:
             return None
         made = self.compute(func, (padded.source, weight, bias), {**options, "padding": padded.pads})
         if not padded.reflected:
