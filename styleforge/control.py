@@ -130,7 +130,7 @@ def _match_moments(image: Tensor, target: Tensor) -> Tensor:
     # Deviations below one level of 8 bit count as one: a flat picture's noise is not blown up.
     floor = (2 / 255) ** 2 * torch.eye(3, dtype=torch.float64)
     have, want = ((x - m) @ (x - m).T / x.shape[1] for x, m in ((pixels, mean), (wanted, goal)))
-    have, want = (x.double().cpu() + floor for x in (have, want))
+    have, want = (x.cpu().double() + floor for x in (have, want))
     root = _power(have, 0.5)
     inverse = _power(have, -0.5)
     matrix = (inverse @ _power(root @ want @ root, 0.5) @ inverse).to(pixels)
@@ -505,9 +505,9 @@ def interpolate_styles(a: PretrainedMixin, b: PretrainedMixin, t: float) -> Pret
     _check_kin(a, b)
     result, other = copy.deepcopy(a), b.state_dict()
     for name, weight in result.state_dict().items():  # these share their memory with the network
-        end = other[name].to(weight.device)
+        end = other[name].cpu()
         if weight.is_floating_point():
-            weight.copy_(torch.lerp(weight.double(), end.double(), t))
+            weight.copy_(torch.lerp(weight.cpu().double(), end.double(), t))
         elif t >= 0.5:  # counters
             weight.copy_(end)
     return result

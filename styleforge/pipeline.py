@@ -103,7 +103,7 @@ class StylePipeline:
             revision: branch, tag or commit on the Hub.
             subfolder: folder inside the repository, for instance "reverse" for the way back of a CycleGAN.
             dtype: type to compute in, and nothing else; when None, float32 or what is faster: see `fast` of the class.
-            device: where to compute; a GPU when there is one, when None.
+            device: where to compute; when None "cuda" where torch finds one, else "cpu".
             token: Hub token; the saved one when None.
             cache_dir: Hub cache; the usual one when None.
             local_files_only: never ask the network.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import signal
 import sys
@@ -358,7 +359,7 @@ def play(
             return {}
         precision.backward(sum(terms.values()) / len(pieces), parameters)
         for name, term in terms.items():
-            found.setdefault(name, []).append(term.detach().double())
+            found.setdefault(name, []).append(term.detach())
         if len(pieces) > 1:
             _forget_graphs(player, piece)
     processes.average_gradients(parameters, accelerator)
@@ -373,9 +374,9 @@ def play(
     precision.step(optimizer)
     if player.after:
         player.after()
-    means = [torch.stack(values).mean() for values in found.values()]
-    *values, length = torch.stack([*means, norm.detach().to(means[0])]).tolist()  # one wait for a GPU
-    named = {f"{player.name}/{name}": value for name, value in zip(found, values, strict=True)}
+    *values, length = torch.stack([*itertools.chain(*found.values()), norm.detach()]).tolist()  # one wait for a GPU
+    shares = iter(values)
+    named = {f"{player.name}/{name}": sum(itertools.islice(shares, len(x))) / len(x) for name, x in found.items()}
     # Half precision finds its scale by overflowing now and then; the optimizer has left such a step out.
     overflow = precision.kind == "fp16" and not math.isfinite(length)
     return named if overflow else {**named, f"{player.name}/gradient_norm": length}

@@ -145,7 +145,7 @@ class SteadyStyle:
     @state.setter
     def state(self, state: dict[str, Tensor]) -> None:
         sums = sorted(name for name in state if name.startswith("sums "))
-        self._sums.averages = [state[name].to(self._pipe.device) for name in sums]
+        self._sums.averages = [state[name] for name in sums]
         self._sums.how = sums[0].split()[1] if sums else None  # type: ignore[assignment]
         self._state = {name: tensor for name, tensor in state.items() if name not in sums}
 

@@ -31,7 +31,7 @@ def together(*options: Decorator) -> Decorator:
 
 REVISION = click.option("--revision", help="Branch, tag or commit on the Hub.")
 SUBFOLDER = click.option("--subfolder", default="", help="Folder inside the repository.")
-DEVICE = click.option("--device", help="Where to compute, e.g. cpu or cuda; the best there is by default.")
+DEVICE = click.option("--device", help="Where to compute, e.g. cpu, cuda, mps; by default cuda, where torch has it.")
 OFFLINE = click.option("--offline", is_flag=True, help="Never ask the network.")
 JSON = click.option("--json", "as_json", is_flag=True, help="For scripts: one JSON value on standard output.")
 REFERENCE = click.option(

@@ -12,15 +12,18 @@ EPS = 1e-6  # of the norm that sums up
 
 
 def measure(core: Tensor, kind: str) -> Tensor:
-    """Of (1, C, H, W), in float64: the largest values (C,), or count, mean and squares about the mean (3, C)."""
+    """Of (1, C, H, W): the largest values (C,), or count, mean and squares about the mean (3, C).
+
+    In float64, so on the CPU: Apple's GPUs have none.
+    """
     if kind == "amax":
-        return core.amax((0, 2, 3)).double()
+        return core.amax((0, 2, 3)).cpu().double()
     quick = core.dtype == torch.bfloat16 and core.device.type == "cpu"
     rows = max(1, PIXELS // core.shape[3] if quick else BLOCK // core[0, :, 0].numel())
     blocks = core.split(rows, 2)
     # Few calls for each block, because there are many: what can be done of all is done of all, a row for each.
     parts = zip(*map(_mean_and_scale if quick else _mean_and_squares, blocks), strict=True)
-    mean, squares = (torch.cat(part).double() for part in parts)
+    mean, squares = (torch.cat(part).cpu().double() for part in parts)
     count = mean.new_tensor([block[0, 0].numel() for block in blocks])[:, None].expand_as(mean)
     if quick:
         squares = _variance(squares) * count
@@ -70,5 +73,5 @@ def normed(x: Tensor, moments: Tensor, weight: Tensor | None, bias: Tensor | Non
     """A map (B, C, H, W) less the mean and over the deviation of each channel, by what :func:`measure` gave."""
     count, mean, squares = moments
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    parts = (None if t is None else t.to(dtype) for t in (mean, squares / count, weight, bias))
+    parts = (None if t is None else t.to(dtype).to(x.device) for t in (mean, squares / count, weight, bias))
     return F.batch_norm(x, *parts, training=False, eps=eps)

@@ -657,12 +657,13 @@ class _Run(TorchFunctionMode):
         given = self._steps.sizes[self._next], self._steps.scales[self._next]
         for axis, span in ((2, self.tile.rows), (3, self.tile.columns)):
             (inner, scale), (outer, outer_scale) = ((sizes[axis - 2], scale) for sizes, scale in (taken, given))
-            places = torch.arange(size[axis - 2], device=x.device, dtype=torch.float64) + span.begin // outer_scale
+            places = torch.arange(size[axis - 2], dtype=torch.float64) + span.begin // outer_scale
             places = places * ((inner - 1) / max(outer - 1, 1)) - span.begin // scale
             places = places.clamp(0, x.shape[axis] - 1)
             low = places.long()
             high = (low + 1).clamp_max(x.shape[axis] - 1)
             share = (places - low).to(x.dtype).view(-1, *[1] * (3 - axis))
+            low, high, share = (t.to(x.device) for t in (low, high, share))
             x = torch.lerp(x.index_select(axis, low), x.index_select(axis, high), share)
         return x
 

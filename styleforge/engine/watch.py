@@ -106,5 +106,6 @@ def pooled(name: str, args: Any, kwargs: Mapping[str, Any], total: Tensor, kind:
         count, mean, squares = total
         variance = squares / (count - 1)
         values = {"sum": [mean * count], "var": [variance], "var_mean": [variance, mean]}.get(name, [mean])
-    values = [value.to(dtype)[None, ..., None, None] if keeps else value.to(dtype)[None] for value in values]
+    values = [value.to(dtype).to(args[0].device)[None] for value in values]
+    values = [value[..., None, None] for value in values] if keeps else values
     return values[0] if len(values) == 1 else tuple(values)
