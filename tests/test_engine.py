@@ -7,6 +7,8 @@ import platform
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from styleforge import StylePipeline, engine, images
-from styleforge.engine import accelerate, plan, run_tiled, sums, tiled, trace, winograd
+from styleforge.engine import accelerate, fast, plan, run, run_tiled, sums, tiled, trace, trial, winograd
 from styleforge.errors import ConfigError
 from styleforge.layers import moments
 from styleforge.models import (
@@ -607,3 +609,48 @@ def test_a_map_of_a_single_column_is_right_in_half(dtype, monkeypatch):
     image = torch.tanh(torch.randn(1, 3, 128, 32))
     with accelerate(unet):
         assert difference(unet(image), unet.float()(image)) <= 0.1
+
+
+@torch.no_grad()
+def test_threads_trace_a_network_while_others_compute_with_it():
+    """A trace of fake tensors once took the place of the weights meanwhile, and of two at a time, for ever."""
+    net, image = network(ResnetGenerator, blocks=2), picture(64, 64)
+    weights, wanted = dict(net.named_parameters()), net(image)
+
+    @torch.no_grad()  # of each thread
+    def call(turn):
+        if turn % 2:
+            return difference(net(image), wanted)
+        return difference(run(net, image, max_memory=10**6, fast=False), wanted)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert max(pool.map(call, range(24))) <= 2e-5
+    assert all(weights[name] is weight for name, weight in net.named_parameters())
+
+
+@torch.no_grad()
+def test_calls_with_tensors_given_by_name():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 3, 3, 3))
+
+        def forward(self, x):
+            return torch.tanh(input=torch.conv2d(input=F.relu(input=x), weight=self.weight, padding=1))
+
+    net, image = Named().eval(), picture(16, 16)
+    assert difference(run(net, image), net(image)) < 0.05
+
+
+@pytest.mark.parametrize("half", [True, False])
+@torch.no_grad()
+def test_the_default_type_changes_nothing(half, monkeypatch):
+    monkeypatch.setattr(fast, "bf16_is_fast", lambda device: half)
+    net, image = ResnetGenerator(width=64, blocks=1).eval(), picture(96, 96)
+    wanted = run(net, image)
+    monkeypatch.setattr(trial, "_tried", WeakKeyDictionary())
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(run(net, image), wanted)
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -106,6 +106,10 @@ def test_what_was_padded_may_change_afterwards():
             padded = F.pad(source, (1,) * 4, mode="reflect")
             change(source)
             assert torch.equal(F.conv2d(padded, weight), exact)
+            source = x.clone()
+            view, padded = source.flatten(1), F.pad(source, (1,) * 4, mode="reflect")
+            change(view)
+            assert torch.equal(F.conv2d(padded, weight), exact)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from variants import VARIANTS
 from styleforge import StylePipeline, engine
 from styleforge.engine import Replay
 from styleforge.engine.fast import in_half
-from styleforge.models import MiniGenerator, ResnetGenerator, TransformerNet
+from styleforge.models import MicroASTGenerator, MiniGenerator, ResnetGenerator, TransformerNet
 
 
 def styles():
@@ -240,3 +240,104 @@ def test_pipelines_take_notes_and_travel_without_them():
     assert pickle.loads(pickle.dumps(pipe))(photo).tobytes() == pipe(photo).tobytes()
     pipe.model = TransformerNet(width=4, blocks=1, styles=2)
     assert pipe(photo).tobytes() == StylePipeline(pipe.model)(photo).tobytes()
+
+
+class Sums(nn.Module):
+    """Writes into numbers of its own, also through a view."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        total, shares = torch.tensor(0.0), torch.tensor([0.1, 0.2, 0.3])
+        total += x.mean()
+        shares.view(1, 3, 1, 1).mul_(2)
+        return self.conv(x) + total + shares[None, :, None, None]
+
+
+def test_numbers_that_are_written_into_are_new_each_time():
+    model, picture = Sums().eval(), torch.rand(1, 3, 8, 8)
+    replay, wanted = Replay(model), engine.run(model, picture)
+    assert all(torch.equal(engine.run(model, picture, shortcut=replay), wanted) for _ in range(4)) and noted(replay)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_fused_optimizers_are_seen(kind):
+    """They leave the count of changes as it was."""
+    model, picture = small(), torch.rand(1, 3, 32, 32)
+    replay, optimizer = Replay(model), kind(model.parameters(), lr=0.1, fused=True)
+    for _ in range(3):
+        before = engine.run(model, picture, shortcut=replay)
+    model(picture).square().sum().backward()
+    optimizer.step()
+    after = engine.run(model, picture, shortcut=replay)
+    assert torch.equal(after, engine.run(model, picture)) and not torch.equal(after, before)
+
+
+def changed_data(model):
+    model.even.weight.data.mul_(2)
+
+
+def in_training(model):
+    next(part for part in model.modules() if isinstance(part, nn.Conv2d)).train()
+
+
+def without_norms(model):
+    for part in model.modules():
+        for name, inner in part.named_children():
+            if not list(inner.parameters()) and not list(inner.children()):
+                setattr(part, name, nn.Identity())
+
+
+def with_another_forward(model):
+    model.forward = lambda image: -type(model).forward(model, image)
+
+
+@pytest.mark.parametrize("change", [changed_data, in_training, without_norms, with_another_forward])
+def test_changes_that_torch_does_not_count_are_seen(change):
+    model = ResnetGenerator(width=4, blocks=1, downsample="blur").eval() if change is without_norms else small()
+    replay, picture = Replay(model), torch.rand(1, 3, 32, 32)
+    for _ in range(3):
+        engine.run(model, picture, shortcut=replay)
+    old = list(replay._notes.values())
+    change(model)
+    for _ in range(3):
+        assert torch.equal(engine.run(model, picture, shortcut=replay), engine.run(model, picture))
+    assert change in (changed_data, without_norms) or list(replay._notes.values()) == old  # not asked, not taken
+
+
+def test_hooks_on_all_modules_are_called():
+    model, picture, calls = small(), torch.rand(1, 3, 32, 32), []
+    replay = Replay(model)
+    for _ in range(3):
+        engine.run(model, picture, shortcut=replay)
+    hook = nn.modules.module.register_module_forward_hook(lambda module, given, made: calls.append(module))
+    try:
+        engine.run(model, picture, shortcut=replay)
+    finally:
+        hook.remove()
+    assert len(calls) == sum(1 for part in model.modules() if type(part).forward is not nn.Module.forward)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_notes_do_not_mind_autocast_around_them(fast):
+    model, picture = ResnetGenerator(width=4, blocks=1).eval(), torch.rand(1, 3, 32, 32)
+    replay, wanted = Replay(model), engine.run(model, picture, fast=fast)
+    for _ in range(4):
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(engine.run(model, picture, fast=fast, shortcut=replay), wanted)
+    assert noted(replay) == 1
+
+
+def test_one_tensor_given_twice_is_not_taken_for_two():
+    model = MicroASTGenerator(width=4).eval()
+    picture, one, other = torch.rand(3, 1, 3, 32, 32)
+    replay = Replay(model)
+    for _ in range(3):
+        engine.run(model, picture, shortcut=replay, options={"style": [(one, 0.5), (one, 0.5)]})
+    options = {"style": [(one, 0.5), (other, 0.5)]}
+    for _ in range(3):
+        assert torch.equal(
+            engine.run(model, picture, shortcut=replay, options=options), engine.run(model, picture, options=options)
+        )

@@ -124,9 +124,11 @@ class _Faster(PadLater):
 
     def compute(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = getattr(func, "__name__", "")
+        if not args:  # only given by names: as it is
+            return func(**kwargs)
         if name in OPTIONS and args[0].ndim == 4:
             return self._convolution(func, name, args, kwargs)
-        if name in ("cat", "concat", "concatenate") and args and _in_pixels(args[0]):  # else of neither layout
+        if name in ("cat", "concat", "concatenate") and _in_pixels(args[0]):  # else of neither layout
             parts = [x.contiguous(memory_format=torch.channels_last) for x in args[0]]
             return func(parts, *args[1:], **kwargs)
         if name == "instance_norm" and _own_statistics(args, kwargs):
@@ -142,7 +144,7 @@ class _Faster(PadLater):
                 return _scaled(*args)
         if not self._half:
             return func(*args, **kwargs)
-        if name in ("relu", "relu_") and args and _as_whole_numbers(args[0]):
+        if name in ("relu", "relu_") and _as_whole_numbers(args[0]):
             inplace = name == "relu_" or argument(args, kwargs, 1, "inplace", False)
             return (torch.relu_ if inplace else torch.relu)(args[0].view(torch.int16)).view(torch.bfloat16)
         if name in ("pad", "interpolate"):  # autocast would do these in float32

@@ -91,7 +91,7 @@ def kernel(weight: Tensor, signed: bool, options: Mapping[str, Any], dtype: torc
     whole = (weight / scales[:, None, None, None]).round().to(torch.int8)
     place = (pair(options[name]) for name in ("stride", "padding", "dilation"))
     packed = _pack(whole, scales, 1.0, ZERO if signed else 0, *place, 1)
-    steps = torch.full((weight.shape[1],), float(HALF if signed else STEPS))
+    steps = torch.full((weight.shape[1],), float(HALF if signed else STEPS), dtype=torch.float32)
     # Steps are the whole part. Bfloat16 has no place behind the point from 128 on, and is rounded there by itself.
     shift = (ZERO + (0.125 if dtype == torch.bfloat16 else 0.5)) if signed else 0.5
     zeros = torch.zeros(len(scales), dtype=torch.int64)

@@ -52,7 +52,7 @@ class PadLater(TorchFunctionMode):
             return made
         given = list(tensors((args, kwargs)))
         for padded in list(self._waiting):
-            if any(one is padded.source for one in given):  # it may be about to change
+            if any(_shared(one, padded.source) for one in given):  # it may be about to change
                 self._made(padded)
         if any(hasattr(one, "_padded") for one in given):
             args, kwargs = self._filled(args), self._filled(kwargs)
@@ -137,6 +137,11 @@ def _padded(args: Any, kwargs: Any) -> _Padded | None:
         return None
     reflected = mode == "reflect" and x.nbytes >= LARGE and min(x.shape[2:]) > 4 * max(pads)
     return _Padded(x, (pads[2], pads[0]), reflected) if reflected or (mode == "constant" and not value) else None
+
+
+def _shared(one: Tensor, other: Tensor) -> bool:
+    """Whether two lie in the same memory, as views do; weights in the order of oneDNN lie in none that can be asked."""
+    return not one.is_mkldnn and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def _inside(size: int, outputs: int, pad: int, kernel: int, stride: int) -> tuple[int, int, int, int]:

@@ -2,26 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any
+import ctypes
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+_number = ctypes.c_uint32.from_address
 
 
-def parts(model: nn.Module) -> list[Tensor] | None:
-    """Parameters and buffers; None where somebody looks in by hooks, or nobody counts the changes of a part.
+class Parts(NamedTuple):
+    """Of a network on the CPU: all modules, and all parameters and buffers."""
+
+    modules: list[nn.Module]
+    tensors: list[Tensor]
+
+
+def parts(model: nn.Module) -> Parts | None:
+    """None where somebody looks in by hooks or by a `forward` of their own, a part is in training mode (by chance
+    another result each time), or nobody counts the changes of a part.
 
     For each picture: the iterators of torch would take a tenth of the time of a small network.
     """
     modules, found = [model], []
     for module in modules:
-        if module._forward_hooks or module._forward_pre_hooks:
+        if module.training or module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
             return None
         modules += filter(None, module._modules.values())
         found += [*module._parameters.values(), *module._buffers.values()]
     found = [part for part in found if part is not None]
-    return None if any(part.is_inference() for part in found) else found
+    return None if _has_any_global_hook() or any(part.is_inference() for part in found) else Parts(modules, found)
 
 
-def state(parts: list[Tensor]) -> list[Any]:
-    """What is another as soon as one of these is another, or changed; not if it was changed through `.data`."""
-    return [(id(part), part.data_ptr(), part.dtype, part._version) for part in parts]
+def state(own: Parts) -> list[Any]:
+    """What is another as soon as a part is another, or changed.
+
+    Torch counts changes, but neither those through `.data` nor those of fused optimizers; of these the first number of
+    each tensor tells, because they hardly leave all of them as they were. Other attributes of modules, as the eps of a
+    norm, are not seen.
+    """
+    return [*map(id, own.modules), *((id(part), _first(part), part.dtype, part._version) for part in own.tensors)]
+
+
+def _first(part: Tensor) -> tuple[int, int]:
+    """Where a tensor lies, and the bits that it begins with."""
+    place = part.data_ptr()
+    return place, _number(place).value if place and part.nbytes >= 4 and part.is_cpu else 0

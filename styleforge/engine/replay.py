@@ -44,12 +44,11 @@ class Replay:
     was given stays in memory until it returns. Notes have neither; and weights of convolutions in bfloat16 are kept as
     the processor wants them, half of their size in float32, where they would be made anew for each picture.
 
-    A network with other parameters, or changed ones, is noted down anew. (What was changed through `.data`, behind
-    autograd's back, is not seen.) One that somebody looks into by hooks, or that goes by values or by chance, is never
-    noted down. CPUs only.
+    A network with other modules or parameters, or changed ones, is noted down anew; see :func:`.parts.state`. One that
+    somebody looks into by hooks, or that goes by values or by chance, is never noted down. CPUs only.
 
     Args:
-        model: the network, in evaluation mode.
+        model: the network.
 
     Attributes:
         model: the same.
@@ -70,9 +69,12 @@ class Replay:
             fast: in less than float32 where that is faster; see :func:`styleforge.engine.run`.
         """
         own = parts(self.model)
-        if not self._able or own is None or image.device.type != "cpu" or self.model.training:
+        if not self._able or own is None or image.device.type != "cpu":
             return None
         given, form = tree_flatten(((image,), dict(options)))
+        tensors = [x for x in given if isinstance(x, Tensor)]
+        if len(set(map(id, tensors))) < len(tensors):  # notes would take the second for the first
+            return None
         key = (fast, str(form), *((x.dtype, x.shape, x.stride()) if isinstance(x, Tensor) else x for x in given))
         with self._lock:
             now = state(own)
@@ -86,13 +88,13 @@ class Replay:
             known = self._known
         if first:
             return None
-        tensors = [x for x in given if isinstance(x, Tensor)]
         pixels = image.shape[2:].numel()
         if notes is not None:
             keep_freed_memory(pixels)
-            return notes(*tensors)
+            with torch.autocast("cpu", enabled=False):  # that of the caller, too
+                return notes(*tensors)
         eight = kernels(self.model, options, fast=fast)
-        fixed = [*own, *winograd.transforms(), *(part for kernel in eight.values() for part in kernel.tensors)]
+        fixed = [*own.tensors, *winograd.transforms(), *(part for kernel in eight.values() for part in kernel.tensors)]
         taking = _Notes(tensors, fixed)
         plainly = torch.inference_mode(False), torch.no_grad()  # or operations are seen before they are taken apart
         quick = accelerate(self.model, enabled=fast, pixels=pixels, kernels=eight)
@@ -133,7 +135,8 @@ class _Notes(TorchDispatchMode):
         made = func(*args, **kwargs)
         self._complete &= _ONCE.isdisjoint(func.tags)
         if "lift_fresh" in func.name():  # how a tensor made of numbers begins
-            self._bind(args[0], self._keep(args[0]))
+            kept = self._keep(args[0].clone())  # may be written into, so of what is kept there is always a new copy
+            self._bind(args[0], self._graph.call_function(_aten.clone.default, (kept,)))
         node = self._graph.call_function(func, *tree_map_only(Tensor, self._node, (args, kwargs)))
         if isinstance(made, Tensor):
             self._bind(made, node)

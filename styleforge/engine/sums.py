@@ -50,7 +50,7 @@ def _mean_and_squares(x: Tensor) -> tuple[Tensor, Tensor]:
 def _mean_and_scale(x: Tensor) -> tuple[Tensor, Tensor]:
     """In float32 both (B, C): the mean and one over the deviation with EPS."""
     (batch, channels), pixels = x.shape[:2], x.shape[2:].numel()
-    one, zero = torch.ones(channels), torch.zeros(channels)  # in float32, or the results would not be
+    one, zero = (make(channels, dtype=torch.float32) for make in (torch.ones, torch.zeros))  # or the results are not
     x = x if x.is_contiguous() else x.contiguous(memory_format=torch.channels_last)
     return torch.native_group_norm(x, one, zero, batch, channels, pixels, channels, EPS)[1:]
 

@@ -7,6 +7,7 @@ functions, so whatever a forward pass does by other means than these is refused,
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -169,11 +170,12 @@ def trace(model: nn.Module, image: Tensor, options: Mapping[str, Any]) -> Trace:
         options: further arguments of the model.
     """
     with torch.no_grad(), FakeTensorMode() as fake:
-        state = {n: fake.from_tensor(t) for n, t in (*model.named_parameters(), *model.named_buffers())}
+        # Of a copy, because other threads compute with the model meanwhile; one that has no weights.
+        twin = copy.deepcopy(model, {id(t): fake.from_tensor(t) for t in (*model.parameters(), *model.buffers())})
         options = _faked(fake, dict(options))
         with _Tracer(*image.shape[2:]) as mode:
             picture = mode.begin(torch.empty(image.shape, dtype=image.dtype, device=image.device))
-            torch.func.functional_call(model, state, (picture,), options)
+            twin(picture, **options)
     return mode.trace
 
 

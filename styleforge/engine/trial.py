@@ -53,13 +53,13 @@ def kernels(model: nn.Module, options: Mapping[str, Any], *, fast: bool = True) 
     can, own = getattr(model, "capabilities", None), parts(model)
     if can is None or (can.inputs, can.output) != (("image",), "image"):
         return {}
-    if not own or not any(map(_large, own)) or any(part.device.type != "cpu" for part in own):
+    if not own or not any(map(_large, own.tensors)) or not all(part.is_cpu for part in own.tensors):
         return {}
     now = in_half(next(model.parameters())), state(own)
     with _lock:
         before, found = _tried.get(model, (None, {}))
         if before != now:
-            found = _try(model, own)
+            found = _try(model, own.tensors)
             _tried[model] = now, found
         return found
 
@@ -71,20 +71,22 @@ def pictures(channels: int, side: int) -> Tensor:
     by night, and a darker one, with a lamp.
     """
     source = torch.Generator().manual_seed(0)
-    clouds = torch.zeros(1, channels, side, side)
+    single = {"dtype": torch.float32}  # whatever the default
+    chance = {"generator": source, **single}
+    clouds = torch.zeros(1, channels, side, side, **single)
     scale = 2
     while scale <= side:
-        grey, color = (torch.randn(1, count, scale, scale, generator=source) for count in (1, channels))
+        grey, color = (torch.randn(1, count, scale, scale, **chance) for count in (1, channels))
         clouds += nn.functional.interpolate(grey + color / 2, clouds.shape[2:], mode="bilinear")
         scale *= 2
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     day = clouds
     for _ in range(BALLS):
-        row, column, radius = (torch.rand(3, generator=source) * side).unbind()
+        row, column, radius = (torch.rand(3, **chance) * side).unbind()
         ball = (rows - row) ** 2 + (columns - column) ** 2 < (radius / 8) ** 2
-        day = torch.where(ball, 3 * torch.randn(1, channels, 1, 1, generator=source), day)
-    top, bottom = torch.tensor(SKY)[:, :channels, None, None]
-    evening = torch.lerp(top, bottom, (rows / side).expand(1, channels, side, side))
+        day = torch.where(ball, 3 * torch.randn(1, channels, 1, 1, **chance), day)
+    top, bottom = torch.tensor(SKY, **single)[:, :channels, None, None]
+    evening = torch.lerp(top, bottom, (rows.float() / side).expand(1, channels, side, side))
     lamp = (rows - side / 2) ** 2 + (columns - side / 3) ** 2 < (side / 24) ** 2
     nights = [torch.where(lamp, 1.0, clouds * light - dark) for light, dark in NIGHTS]
     return torch.cat([day / 4, evening, *nights]).clamp(-1, 1)
