@@ -33,6 +33,7 @@ __all__ = [
     "watched",
 ]
 
+FEW = 64  # pixels of a picture, or less: in bfloat16 norms divide its rounding by next to nothing
 SURELY = 8192  # bytes for each pixel that are enough for all of our networks, so that small pictures wait for no plan
 
 
@@ -59,7 +60,7 @@ def run(
             free.
         statistics: of tiles; see :func:`styleforge.engine.tiled.run_tiled`.
         fast: compute in bfloat16 where that is faster, see :func:`styleforge.engine.fast.accelerate`, and in 8 bit
-            where the network bears it, see :func:`styleforge.engine.trial.kernels`.
+            where the network bears it, see :func:`styleforge.engine.trial.kernels`; not of a few pixels.
         shortcut: for the same network, where it is computed at once and without a watcher.
         options: further arguments of the model, the same for all pictures.
         progress: called with how many tiles of how many are done.
@@ -70,6 +71,7 @@ def run(
     Raises:
         ConfigError: the budget is too small, or the network can only see the whole and that does not fit.
     """
+    fast = fast and image.shape[2:].numel() > FEW
     budget = int(memory.available(image.device) * SHARE) if max_memory is None else max_memory
     whole = image.shape[0] * image.shape[2:].numel() * SURELY <= budget
     if shortcut and whole and not watching():
