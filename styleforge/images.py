@@ -173,7 +173,11 @@ def read(source: Source, policy: ImagePolicy = DEFAULT_POLICY) -> Picture:
 
 
 @contextlib.contextmanager
-def _reading(where: str, what: str = "Cannot read the picture") -> Iterator[None]:
+def _reading(
+    where: str,
+    what: str = "Cannot read the picture",
+    todo: str = "Check that it is there, complete, and opens in a viewer.",
+) -> Iterator[None]:
     """Turn whatever a decoder throws (Pillow's plugins throw nearly everything) into `ImageUnreadable`."""
     try:
         yield
@@ -182,7 +186,6 @@ def _reading(where: str, what: str = "Cannot read the picture") -> Iterator[None
     except Image.DecompressionBombError as error:  # of a GIF's frame or a WebP, which Pillow checks by itself
         raise ImageTooLarge(what, where=where, found=error, todo="Make it smaller first.") from error
     except Exception as error:
-        todo = "Check that it is there, complete, and opens in a viewer."
         raise ImageUnreadable(what, where=where, found=f"{type(error).__name__}: {error}", todo=todo) from error
 
 
@@ -440,7 +443,7 @@ def _from_array(array: np.ndarray, where: str, policy: ImagePolicy) -> Picture:
         array = array * np.uint8(255)
     elif array.dtype.kind != "u" or array.dtype.itemsize > 2:
         allowed = "bool, uint8, uint16, or floats in [0, 1]"
-        todo = "Convert it, for instance with .astype(np.uint8)."
+        todo = "Convert it: what is 0 and 1 with .astype(bool), 0 to 255 with .astype(np.uint8)."
         raise ImageError(
             "This is not the type of a picture", where=where, found=array.dtype, allowed=allowed, todo=todo
         )
@@ -456,7 +459,8 @@ def _from_tensor(tensor: Tensor, policy: ImagePolicy) -> Picture:
     if planes.ndim != 3 or not 1 <= planes.shape[0] <= 4:
         todo = "Give one picture, with its channels first: tensor.permute(2, 0, 1)."
         raise ImageError("This is not the shape of a picture", where=where, found=found, allowed=allowed, todo=todo)
-    with _reading(where):  # a sparse, quantised or meta tensor has no array
+    # A sparse, quantised, meta or float8 tensor has no array.
+    with _reading(where, todo="Give a dense tensor of bool, uint8, uint16 or floats, for instance x.float()."):
         planes = planes.float() if planes.dtype == torch.bfloat16 else planes  # nor has bfloat16
         array = planes.movedim(0, -1).cpu().numpy()
     return _from_array(array, where, policy)
