@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from . import images
-from .errors import ConfigError, ImageError, MissingExtra, UnknownName, nearest
+from .errors import ConfigError, ImageError, MaskMismatch, MissingExtra, NoSuchRegion, UnknownName, nearest
 from .hub import PretrainedMixin
 from .images import DEFAULT_POLICY, ImagePolicy, Picture, Source
 from .losses.pixel import YUV, gray
@@ -147,7 +147,12 @@ def _power(matrix: Tensor, exponent: float) -> Tensor:
 
 
 def read_mask(
-    mask: Source, size: tuple[int, int], *, fit: bool = False, policy: ImagePolicy = DEFAULT_POLICY
+    mask: Source,
+    size: tuple[int, int],
+    *,
+    fit: bool = False,
+    policy: ImagePolicy = DEFAULT_POLICY,
+    photo: str | None = None,
 ) -> Tensor:
     """Read where to style: 1 (white) is styled, 0 (black or transparent) is not.
 
@@ -157,32 +162,43 @@ def read_mask(
         size: `(width, height)` of the picture, as :attr:`styleforge.images.Picture.size`.
         fit: resize a mask of another size.
         policy: limits on files.
+        photo: where the picture comes from, for messages.
 
     Returns:
         (1, 1, H, W) float32 in [0, 1]; black is exactly 0 and white exactly 1.
 
     Raises:
-        ConfigError: another size, unless `fit`.
+        MaskMismatch: another size, unless `fit`.
+        ConfigError: integers of which the largest is 1, which is black but for one level of 255.
         ImageError: it cannot be read, or holds NaN or what lies outside [0, 1].
     """
     picture = images.read(mask, policy)
+    top = np.iinfo(picture.rgb.dtype).max
+    if picture.rgb.max() == 1 and "float" not in str(getattr(mask, "dtype", "")):  # floats may be as faint
+        raise ConfigError(
+            "The mask styles next to nothing",
+            where=picture.source,
+            found=f"only 0 and 1 of {top}",
+            allowed=f"0 to {top}, or bool",
+            todo=f"Of 0 and 1 give mask.astype(bool), or multiply a file's values by {top}.",
+        )
     # Not `@`, which would convert all three channels at once. Rounded to a level, as Pillow's grey is, because the
     # weights sum to 1 only nearly.
     values = np.einsum("hwc,c->hw", picture.rgb, np.float32(YUV[0]), dtype=np.float32, casting="unsafe")
     np.rint(values, out=values)
-    values /= np.iinfo(picture.rgb.dtype).max
+    values /= top
     if picture.alpha is not None:
         values *= picture.alpha / np.float32(np.iinfo(picture.alpha.dtype).max)
     result = torch.from_numpy(values)[None, None]
     if picture.size == tuple(size):
         return result
     if not fit:
-        raise ConfigError(
+        raise MaskMismatch(
             "The mask has another size than the picture",
-            where=picture.source,
+            where=f"{picture.source} for {photo}" if photo else picture.source,
             found=f"{picture.size[0]}x{picture.size[1]}",
             allowed=f"{size[0]}x{size[1]}",
-            todo="Make it as large, or have it resized: fit=True.",
+            todo="Make it as large, or have it resized: mask_fit=True, or --mask-fit.",
         )
     return F.interpolate(result, size[::-1], mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
 
@@ -325,7 +341,12 @@ def read_styles(style: Any, policy: ImagePolicy = DEFAULT_POLICY) -> list[tuple[
 
 
 def find_region(
-    image: Source, name: str, segmenter: Segmenter | str, *, policy: ImagePolicy = DEFAULT_POLICY
+    image: Source,
+    name: str,
+    segmenter: Segmenter | str,
+    *,
+    fit: bool = False,
+    policy: ImagePolicy = DEFAULT_POLICY,
 ) -> Tensor:
     """Find what is called `name` in a picture.
 
@@ -337,22 +358,32 @@ def find_region(
             `[{"label": "sky", "mask": mask, "score": 0.9}]`, where masks of one label are united; or a label map
             with the names of its labels, `(array (H, W) of integers, {0: "sky"})` or `(array, ["sky"])`.
             Masks are whatever :func:`read_mask` takes, of the size of the picture.
+        fit: resize masks of another size.
         policy: limits on the picture.
 
     Returns:
         (1, 1, H, W) float32 in [0, 1], for :func:`feather` and :func:`compose`.
 
     Raises:
-        UnknownName: no such region; the message lists those that were found.
-        ConfigError: the segmenter gave something else, or masks of another size.
+        NoSuchRegion: no such region; the message lists those that were found.
+        MaskMismatch: the segmenter gave masks of another size, and not `fit`.
+        ConfigError: the segmenter is none or gave something else.
         MissingExtra: transformers is not installed.
     """
     picture = images.read(image, policy)
     segment = load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
+    if not callable(segment):
+        raise ConfigError(
+            "This segmenter cannot be used",
+            found=f"a {type(segment).__name__}",
+            allowed="a function from a PIL image to regions, or the name of a model",
+            todo="Give one of these.",
+        )
     found = _regions(segment(Image.fromarray(images.to_8_bit(picture.rgb))))
     covered: dict[str, Tensor] = {}
     for label, mask in found:
-        mask, key = read_mask(mask, picture.size, policy=policy), label.casefold()
+        mask = read_mask(mask, picture.size, fit=fit, policy=policy, photo=picture.source)
+        key = label.casefold()
         covered[key] = torch.maximum(covered[key], mask) if key in covered else mask
     wanted = name.casefold()
     if wanted in covered:
@@ -361,7 +392,7 @@ def find_region(
         nothing = torch.zeros(1, 1, *picture.rgb.shape[:2])
         return 1 - functools.reduce(torch.maximum, covered.values(), nothing)
     known = list(dict.fromkeys([*(label for label, _ in found), BACKGROUND]))
-    raise UnknownName(
+    raise NoSuchRegion(
         "No such region in this picture",
         where=picture.source,
         found=repr(name),

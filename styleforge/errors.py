@@ -13,7 +13,9 @@ StyleforgeError
 ├── UnsafeFileError       a file of a kind that could run code, or a path that leaves its folder
 ├── CorruptFileError      truncated, wrong header, bad JSON
 ├── ConfigError           also a ValueError: an unknown key, a wrong type, a value out of range
-│   └── UnknownName       an architecture, method or bundled style that does not exist (nearest named)
+│   ├── UnknownName       an architecture, method or bundled style that does not exist (nearest named)
+│   │   └── NoSuchRegion  a region that a segmenter did not find in this picture
+│   └── MaskMismatch      a mask of another size than this picture
 ├── WeightsError          weights that do not fit the configuration
 │   ├── WeightsMismatch   missing, unexpected or wrongly shaped tensors
 │   └── NonFiniteWeights  NaN or infinity among the weights
@@ -116,6 +118,14 @@ class ConfigError(StyleforgeError, ValueError):
 
 class UnknownName(ConfigError):
     """An architecture, method or bundled style that does not exist."""
+
+
+class NoSuchRegion(UnknownName):
+    """A region that a segmenter did not find in this picture; it may in the next one."""
+
+
+class MaskMismatch(ConfigError):
+    """A mask of another size than this picture; it may fit the next one."""
 
 
 class WeightsError(StyleforgeError):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from styleforge import ResnetGenerator, UNetGenerator, control, images
-from styleforge.errors import ConfigError, ImageError, MissingExtra, UnknownName
+from styleforge.errors import ConfigError, ImageError, MaskMismatch, MissingExtra, NoSuchRegion, UnknownName
 from styleforge.lora import add_lora
 from styleforge.losses import gray
 
@@ -144,6 +144,17 @@ def test_another_size_is_an_error_with_both_sizes_unless_it_may_be_fitted():
         control.read_mask(mask, (32, 24))
     fitted = control.read_mask(torch.ones(12, 16), (32, 24), fit=True)
     assert fitted.shape == (1, 1, 24, 32) and fitted.min() > 1 - 1e-6 and fitted.max() <= 1
+
+
+def test_0_and_1_of_255_are_no_mask_though_nothing_may_be_and_floats_may_be_faint(tmp_path):
+    Image.fromarray(disc()[0, 0].numpy().astype(np.uint8)).save(tmp_path / "01.png")
+    for mask in (disc().byte(), disc()[0, 0].numpy().astype(np.uint16), tmp_path / "01.png"):
+        with pytest.raises(ConfigError, match=r"found only 0 and 1 of (255|65535); .*astype\(bool\)"):
+            control.read_mask(mask, (32, 24))
+    with pytest.raises(ConfigError, match="only 0 and 1 of 255"):
+        control.find_region(PHOTO, "sky", lambda _: {"sky": TOP.astype(np.uint8)})
+    assert control.read_mask((disc() * 0).byte(), (32, 24)).max() == 0
+    assert control.read_mask(disc() / 65535, (32, 24)).max() > 0
 
 
 @pytest.mark.parametrize(("mask", "message"), [(np.full((4, 4), np.nan), "NaN"), (np.full((4, 4), 2.0), "0 to 1")])
@@ -291,7 +302,7 @@ def test_a_segmenter_may_answer_in_four_ways(form):
 
     for name, mask in (("sky", TOP), ("Person", LEFT), ("background", ~(TOP | LEFT))):
         assert np.array_equal(control.find_region(PHOTO, name, segment)[0, 0].numpy(), mask.astype(np.float32))
-    with pytest.raises(UnknownName, match="found 'skies'; allowed: Sky, person, background. Did you mean 'Sky'"):
+    with pytest.raises(NoSuchRegion, match="found 'skies'; allowed: Sky, person, background. Did you mean 'Sky'"):
         control.find_region(PHOTO, "skies", segment)
 
 
@@ -318,8 +329,17 @@ def test_answers_that_are_no_regions(answer):
 
 
 def test_masks_of_another_size_than_the_picture_are_refused():
-    with pytest.raises(ConfigError, match="found 8x5; allowed: 8x6"):
-        control.find_region(PHOTO, "sky", lambda _: {"sky": TOP[:5]})
+    photo = images.Picture(np.asarray(PHOTO), None, "photo.png")
+    with pytest.raises(MaskMismatch, match=r"<array> for photo\.png\): found 8x5; allowed: 8x6.*--mask-fit"):
+        control.find_region(photo, "sky", lambda _: {"sky": TOP[:5]})
+    fitted = control.find_region(photo, "sky", lambda _: {"sky": TOP[:3, :4]}, fit=True)
+    assert fitted.shape == (1, 1, 6, 8) and 0 < fitted.mean() < 1
+
+
+@pytest.mark.parametrize("segmenter", [5, None, {"sky": TOP}])
+def test_segmenters_that_are_none(segmenter):
+    with pytest.raises(ConfigError, match="segmenter cannot be used.*a function from a PIL image"):
+        control.find_region(PHOTO, "sky", segmenter)
 
 
 @pytest.fixture
