@@ -42,7 +42,16 @@ def check_strength(strength: float) -> float:
     Raises:
         ConfigError: it is none.
     """
-    return _number("strength", strength, 0, MAX_STRENGTH, "0 is the picture, 1 the style, above it exaggerates.")
+    return check_number("strength", strength, 0, MAX_STRENGTH, "0 is the picture, 1 the style, above it exaggerates.")
+
+
+def check_scale(factor: float) -> float:
+    """`factor`, when it is a number in [0.25, 8], as :func:`check_strength`.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    return check_number("The scale", factor, *SCALES, "2 makes strokes twice as large.")
 
 
 @full_precision
@@ -219,7 +228,7 @@ def feather(mask: Tensor, radius_px: float) -> Tensor:
     Raises:
         ConfigError: a radius that is negative or not finite.
     """
-    radius = _number("The feather", radius_px, 0, 4000, "It is a width in pixels.")
+    radius = check_number("The feather", radius_px, 0, 4000, "It is a width in pixels.")
     if radius == 0:
         return mask
     t = _distance(mask == 0, radius + 1) / (radius + 1)
@@ -328,7 +337,7 @@ def read_styles(style: Any, policy: ImagePolicy = DEFAULT_POLICY) -> list[tuple[
     """
     several = list(style) if isinstance(style, (list, tuple)) else [style]
     pairs = [one if isinstance(one, tuple) and len(one) == 2 else (one, 1.0) for one in several]
-    numbers = [share for _, share in pairs]
+    numbers = [plain(share) for _, share in pairs]
     fits = all(isinstance(n, (int, float)) and math.isfinite(n) and n >= 0 for n in numbers)
     if not pairs or not fits or not sum(numbers) > 0:
         raise ConfigError(
@@ -337,7 +346,7 @@ def read_styles(style: Any, policy: ImagePolicy = DEFAULT_POLICY) -> list[tuple[
             allowed="a picture, or several with shares that are not negative and not all 0",
             todo='Give for instance style=[("a.jpg", 0.7), ("b.jpg", 0.3)].',
         )
-    return [(images.read(picture, policy), share / sum(numbers)) for picture, share in pairs]
+    return [(images.read(one, policy), n / sum(numbers)) for (one, _), n in zip(pairs, numbers, strict=True)]
 
 
 def find_region(
@@ -467,7 +476,8 @@ def style_scale(image: Tensor, factor: float, run: Callable[[Tensor], Tensor]) -
     Raises:
         ConfigError: a factor outside [0.25, 8].
     """
-    if _number("The scale", factor, *SCALES, "2 makes strokes twice as large.") == 1:
+    factor = check_scale(factor)
+    if factor == 1:
         return run(image)
     size = [max(1, round(side / factor)) for side in image.shape[2:]]
     small = _resize(image, size).to(image.dtype)
@@ -530,9 +540,9 @@ def interpolate_styles(a: PretrainedMixin, b: PretrainedMixin, t: float) -> Pret
         t: 0 to 1.
 
     Raises:
-        ConfigError: they differ in architecture, setting or tensors, or `t` is outside [0, 1].
+        ConfigError: they are no networks, or differ in architecture, setting or tensors, or `t` is outside [0, 1].
     """
-    _number("t", t, 0, 1, "0 is the first style, 1 the second.")
+    t = check_number("t", t, 0, 1, "0 is the first style, 1 the second.")
     _check_kin(a, b)
     result, other = copy.deepcopy(a), b.state_dict()
     for name, weight in result.state_dict().items():  # these share their memory with the network
@@ -551,6 +561,8 @@ def _check_kin(a: PretrainedMixin, b: PretrainedMixin) -> None:
 
     if type(a) is not type(b):
         raise refuse(type(a).__name__, type(b).__name__, "Interpolate styles of one architecture.")
+    if not isinstance(a, PretrainedMixin):
+        raise refuse(type(a).__name__, type(b).__name__, "Give networks: of a pipeline, pipe.model.")
     for key, value in a.config.items():
         if value != b.config[key]:
             raise refuse(f"{key}={value!r}", f"{key}={b.config[key]!r}", "Interpolate styles of one configuration.")
@@ -564,7 +576,18 @@ def _check_kin(a: PretrainedMixin, b: PretrainedMixin) -> None:
 # ------------------------------------------------------------------------------------------------ checks
 
 
-def _number(what: str, value: float, low: float, high: float, todo: str) -> float:
+def plain(value: Any) -> Any:
+    """A number or a list of numbers of NumPy or torch as Python has them; anything else as it is."""
+    return value.tolist() if getattr(value, "ndim", 2) < 2 else value
+
+
+def check_number(what: str, value: Any, low: float, high: float, todo: str) -> float:
+    """`value`, when it is a number in [low, high], of Python, NumPy or torch.
+
+    Raises:
+        ConfigError: it is none; the message begins with `what`.
+    """
+    value = plain(value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not (number and low <= value <= high):  # written so that NaN fails too
         raise ConfigError(f"{what} cannot be used", found=repr(value), allowed=f"{low:g} to {high:g}", todo=todo)

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from styleforge import ResnetGenerator, UNetGenerator, control, images
+from styleforge import ResnetGenerator, StylePipeline, UNetGenerator, control, images
 from styleforge.errors import ConfigError, ImageError, MaskMismatch, MissingExtra, NoSuchRegion, UnknownName
 from styleforge.lora import add_lora
 from styleforge.losses import gray
 
-BAD_NUMBERS = [float("nan"), float("inf"), -0.1, "1", None, True]
+BAD_NUMBERS = [float("nan"), float("inf"), -0.1, "1", None, True, np.True_, np.float32("nan"), np.ones(2)]
 
 
 def picture(height=24, width=32, seed=0):
@@ -51,6 +51,15 @@ def test_strength_0_and_1_are_the_pictures_and_more_goes_beyond():
     assert torch.equal(control.extrapolate(source, styled, 1), styled)
     beyond = control.extrapolate(source / 4, styled / 4, 1.5)
     torch.testing.assert_close(beyond, (1.5 * styled - 0.5 * source) / 4)
+
+
+@pytest.mark.parametrize("half", [np.float32(0.5), np.float16(0.5), np.array(0.5), torch.tensor(0.5), np.int64(0)])
+def test_numbers_of_numpy_and_torch_are_numbers(half):
+    source, styled = picture(seed=1), picture(seed=2)
+    assert torch.equal(control.extrapolate(source, styled, half), control.extrapolate(source, styled, float(half)))
+    assert control.read_styles([(PHOTO, half), (PHOTO, 1.0)])[0][1] == float(half) / (1 + float(half))
+    a, b = (control.interpolate_styles(network(0), network(1), t).state_dict() for t in (half, float(half)))
+    assert all(torch.equal(weight, b[name]) for name, weight in a.items())
 
 
 @pytest.mark.parametrize("strength", [*BAD_NUMBERS, 1.51])
@@ -488,6 +497,8 @@ def test_styles_that_have_nothing_between_them():
         control.interpolate_styles(network(), UNetGenerator(width=2, downs=5), 0.5)
     with pytest.raises(ConfigError, match="found width=2 and width=3"):
         control.interpolate_styles(network(), network(width=3, blocks=2), 0.5)
+    with pytest.raises(ConfigError, match=r"this StylePipeline.*pipe\.model"):
+        control.interpolate_styles(StylePipeline(network()), StylePipeline(network(1)), 0.5)
     adapted = network(1)
     add_lora(adapted, rank=1)
     with pytest.raises(ConfigError, match=r"styleforge\.lora\.merge"):
