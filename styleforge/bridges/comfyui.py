@@ -89,7 +89,7 @@ class StyleforgeStylize:
                 preserve_color=None if preserve_color == NO_COLOR else preserve_color,
                 style_scale=style_scale,
                 mask=_of(masks, number),
-                mask_fit=True,
+                mask_fit=masks is not None,
                 output_type="pt",
             )
             for number, picture in enumerate(pictures)

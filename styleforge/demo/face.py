@@ -89,13 +89,9 @@ class Face:
         options = self._options(chosen, strength, preserve_color, style_scale, reference, number)
         progress(0.3, "Painting")
         picture = images.read(path, self.policy.pictures)
-        painted = chosen.pipe(
-            picture,
-            mask=self._mask(mask),
-            mask_fit=True,
-            feather=to_number("feather", feather, 0, WIDEST_EDGE),
-            **options,
-        )
+        layer, edge = self._mask(mask), to_number("feather", feather, 0, WIDEST_EDGE)
+        options |= {} if layer is None else {"mask": layer, "mask_fit": True, "feather": edge}
+        painted = chosen.pipe(picture, **options)
         progress(0.8, "Saving")
         result = images.save(painted, _result(f"{path.stem[:80]}-{Path(chosen.name).name}.png"))
         return (_small(images.to_pil(picture.tensor(), picture.alpha)), _small(painted)), str(result)
