@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -212,6 +213,30 @@ def read_mask(
     return F.interpolate(result, size[::-1], mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
 
 
+def read_where(mask: Source, segmenter: Segmenter | str | None, policy: ImagePolicy = DEFAULT_POLICY) -> Picture | str:
+    """What says where to style, for :func:`read_mask` or :func:`find_region`: of many pictures it is read once.
+
+    Args:
+        mask: as for :func:`read_mask`; text that is neither a file nor a URL is the name of a region.
+        segmenter: what finds regions, if anything does.
+        policy: limits on files.
+
+    Raises:
+        ConfigError: the name of a region, and no segmenter.
+        ImageError: it cannot be read.
+    """
+    if not isinstance(mask, str) or "://" in mask or os.path.isfile(mask):
+        return images.read(mask, policy)
+    if segmenter is None:
+        raise ConfigError(
+            "This mask is no file, and nothing finds regions by name",
+            found=repr(mask),
+            allowed="a picture, or the name of a region and a segmenter",
+            todo="Check the path, or name what finds regions: segmenter=, or --segmenter.",
+        )
+    return mask
+
+
 def feather(mask: Tensor, radius_px: float) -> Tensor:
     """Let a mask fade towards its edge, inwards only: what it does not cover stays exactly 0.
 
@@ -349,6 +374,19 @@ def read_styles(style: Any, policy: ImagePolicy = DEFAULT_POLICY) -> list[tuple[
     return [(images.read(one, policy), n / sum(numbers)) for (one, _), n in zip(pairs, numbers, strict=True)]
 
 
+def read_style(style: Any, policy: ImagePolicy = DEFAULT_POLICY) -> Any:
+    """A style for a pipeline, of which many pictures take it: its pictures are read, numbers stay what they are.
+
+    Raises:
+        ConfigError, ImageError: as :func:`read_styles`.
+    """
+    style = plain(style)
+    several = style if isinstance(style, (list, tuple)) else [style]
+    if style is None or all(isinstance(plain(one), (int, float)) for one in several):
+        return style
+    return read_styles(style, policy) if several is style else images.read(style, policy)
+
+
 def find_region(
     image: Source,
     name: str,
@@ -380,15 +418,7 @@ def find_region(
         MissingExtra: transformers is not installed.
     """
     picture = images.read(image, policy)
-    segment = load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
-    if not callable(segment):
-        raise ConfigError(
-            "This segmenter cannot be used",
-            found=f"a {type(segment).__name__}",
-            allowed="a function from a PIL image to regions, or the name of a model",
-            todo="Give one of these.",
-        )
-    found = _regions(segment(Image.fromarray(images.to_8_bit(picture.rgb))))
+    found = _regions(segment(picture, segmenter))
     covered: dict[str, Tensor] = {}
     for label, mask in found:
         mask = read_mask(mask, picture.size, fit=fit, policy=policy, photo=picture.source)
@@ -408,6 +438,24 @@ def find_region(
         allowed=", ".join(known),
         todo=f"{nearest(name, known)}Name one that was found.",
     )
+
+
+def segment(picture: Picture, segmenter: Segmenter | str) -> Any:
+    """What a segmenter, as of :func:`find_region`, says of a picture.
+
+    Raises:
+        ConfigError: it is none.
+        MissingExtra: transformers is not installed.
+    """
+    call = load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
+    if not callable(call):
+        raise ConfigError(
+            "This segmenter cannot be used",
+            found=f"a {type(call).__name__}",
+            allowed="a function from a PIL image to regions, or the name of a model",
+            todo="Give one of these.",
+        )
+    return call(Image.fromarray(images.to_8_bit(picture.rgb)))
 
 
 @functools.lru_cache(maxsize=1)  # one call for each picture, and models of hundreds of megabytes

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from . import (
@@ -155,7 +156,8 @@ class StylePipeline:
                 several, the number of one, or a weight for each.
             strength: 0 gives the picture back, 1 the full style, between them a blend; up to 1.5 exaggerates.
             mask: where to style: a picture (in any form that `image` may have) that is white there, or the name of a
-                region that `segmenter` finds. Pixels where it is black stay as they are, to the bit.
+                region that `segmenter` finds, unless a file is called so. Pixels where it is black stay as they are, to
+                the bit.
             mask_fit: resize a mask of another size than the picture.
             feather: width in pixels of a soft edge inside the mask.
             segmenter: finds regions by name: see :func:`styleforge.control.find_region`.
@@ -177,37 +179,41 @@ class StylePipeline:
         Raises:
             ImageError: a picture cannot be used.
             ConfigError: a strength outside [0, 1.5] or another setting that cannot be used, a mask of another size,
-                a region that is not there, a style that is missing or of no use, or a network that starts from
-                noise: see :meth:`generate`.
+                a region that is not there, what belongs to a mask without one, a style that is missing or of no use,
+                or a network that starts from noise: see :meth:`generate`.
         """
-        control.check_strength(strength)
-        if preserve_color is not None:
-            control.check_color(preserve_color)
         _check_choice("output_type", output_type, OutputType)
-        _check_choice("statistics", statistics, engine.Statistics)
-        if isinstance(image, (list, tuple)) or (isinstance(image, (Tensor, np.ndarray)) and image.ndim == 4):
-            same = {"style": style, "strength": strength, "mask": mask, "mask_fit": mask_fit, "feather": feather}
-            same |= {"segmenter": segmenter, "preserve_color": preserve_color, "style_scale": style_scale}
-            same |= {"max_memory": max_memory, "statistics": statistics, "progress": progress}
-            return [self(one, **same, output_type=output_type) for one in image]
-        if self.model.capabilities.inputs == ("noise",):
+        how = _checked(strength, preserve_color, style_scale, max_memory, statistics, progress)
+        if mask is None and (mask_fit or feather or segmenter is not None):
             raise ConfigError(
-                "This network makes pictures from noise and styles none",
-                where=type(self.model).__name__,
-                todo="Call pipe.generate(8, seed=0), or `styleforge generate`.",
+                "There is no mask",
+                found=f"mask_fit={mask_fit}, feather={feather}, segmenter={segmenter}",
+                todo="Say where to style: mask=, or --mask. Or leave these out.",
             )
         options = self._style_options(style)
-        picture = images.read(image, self.policy)
-        region = None if mask is None else self._region(picture, mask, mask_fit, feather, segmenter)
+        where = None if mask is None else control.read_where(mask, segmenter, self.policy)
+
+        def made(one: Any) -> Any:
+            picture = images.read(one, self.policy)
+            region = None if where is None else self._region(picture, where, mask_fit, feather, segmenter)
+            return self._made(picture, region, options, how, output_type)
+
+        if isinstance(image, (list, tuple)) or (isinstance(image, (Tensor, np.ndarray)) and image.ndim == 4):
+            return [made(one) for one in image]
+        return made(image)
+
+    def _made(
+        self, picture: Picture, region: Tensor | None, options: dict[str, Any], how: _How, output_type: OutputType
+    ) -> Any:
+        """What the caller gets of one picture."""
         if region is not None and not region.any():
             return _finish(picture.tensor(), picture.alpha, output_type)
-        given = _given(max_memory, statistics, progress)
-        by_place = region is None and style_scale == 1 and preserve_color != "histogram"
-        if output_type == "pil" and by_place and strength > 0 and self.model.config.get("in_channels", 3) == 3:
+        by_place = region is None and how.scale == 1 and how.color != "histogram"
+        if output_type == "pil" and by_place and how.strength > 0 and self.model.config.get("in_channels", 3) == 3:
             array = np.empty(picture.rgb.shape, np.uint8)
-            self._paint(picture, array, options, strength, preserve_color, given)
+            self._paint(picture, array, options, how)
             return images.with_alpha(array, picture.alpha)
-        styled = self._style(picture, options, strength, preserve_color, style_scale, given)
+        styled = self._style(picture, options, how)
         if region is not None:
             styled = control.compose(picture, [(styled.float().cpu(), region)]).tensor()
         return _finish(styled, picture.alpha, output_type)
@@ -279,8 +285,7 @@ class StylePipeline:
         Raises:
             ConfigError: a setting that cannot be used, or a network that takes no color pictures.
         """
-        control.check_strength(strength)
-        _check_choice("statistics", statistics, engine.Statistics)
+        how = _checked(strength, preserve_color, 1.0, max_memory, statistics, progress)
         can = self.model.capabilities
         problem = None
         if preserve_color not in (None, "luma"):
@@ -290,46 +295,29 @@ class StylePipeline:
         if problem:
             what, found, allowed = problem
             raise ConfigError(what, found=found, allowed=allowed, todo="Call the pipeline with the whole picture.")
-        given = _given(max_memory, statistics, progress)
-        self._paint(picture, array, self._style_options(style), strength, preserve_color, given)
+        self._paint(picture, array, self._style_options(style), how)
 
     @torch.inference_mode()
-    def _paint(
-        self,
-        picture: Picture,
-        array: Any,
-        options: dict[str, Any],
-        strength: float,
-        color: control.Color | None,
-        given: dict[str, Any],
-    ) -> None:
+    def _paint(self, picture: Picture, array: Any, options: dict[str, Any], how: _How) -> None:
         """What :meth:`_style` and rounding give, where each pixel can be finished by itself: by tiles of any size."""
-        options, rest = self._shares(options, strength)
+        options, rest = self._shares(options, how.strength)
         can = self.model.capabilities
         fits = {"multiple": can.multiple, "smallest": can.smallest}
         source = Pixels(picture, **fits, dtype=self.dtype, device=self.device)
-        plain = rest == 1 and color is None
-        finish = None if plain else lambda before, styled: _blend(before, styled, rest, color)
+        plain = rest == 1 and how.color is None
+        finish = None if plain else lambda before, styled: _blend(before, styled, rest, how.color)
         canvas = _Canvas(source, array, finish)
-        self._engine(source, options, given, into=canvas)
+        self._engine(source, options, how.given, into=canvas)
 
     @torch.inference_mode()
-    def _style(
-        self,
-        picture: Picture,
-        options: dict[str, Any],
-        strength: float,
-        color: control.Color | None,
-        style_scale: float,
-        given: dict[str, Any],
-    ) -> Tensor:
+    def _style(self, picture: Picture, options: dict[str, Any], how: _How) -> Tensor:
         """(1, 3, H, W) in [-1, 1]."""
         source = picture.tensor(dtype=self.dtype, device=self.device)
-        if strength == 0:
+        if how.strength == 0:
             return source
-        options, rest = self._shares(options, strength)
-        styled = control.style_scale(source, style_scale, lambda image: self._run(image, options, given))
-        return _blend(source, styled, rest, color)
+        options, rest = self._shares(options, how.strength)
+        styled = control.style_scale(source, how.scale, lambda image: self._run(image, options, how.given))
+        return _blend(source, styled, rest, how.color)
 
     def _shares(self, options: dict[str, Any], strength: float) -> tuple[dict[str, Any], float]:
         """What the network does of `strength`, in its options, and what is left for the pixels."""
@@ -356,18 +344,33 @@ class StylePipeline:
         return engine.run(self.model, image, into=into, fast=self.fast, shortcut=shortcut, options=options, **given)
 
     def _region(
-        self, picture: Picture, mask: Any, fit: bool, feather: float, segmenter: control.Segmenter | str | None
+        self,
+        picture: Picture,
+        where: Picture | str,
+        fit: bool,
+        feather: float,
+        segmenter: control.Segmenter | str | None,
     ) -> Tensor:
         """(1, 1, H, W) in [0, 1]."""
-        if isinstance(mask, str) and segmenter is not None:
-            mask = control.find_region(picture, mask, segmenter, policy=self.policy)
+        if isinstance(where, str):
+            mask = control.find_region(picture, where, segmenter, fit=fit, policy=self.policy)
         else:
-            mask = control.read_mask(mask, picture.size, fit=fit, policy=self.policy)
+            mask = control.read_mask(where, picture.size, fit=fit, photo=picture.source)
         return control.feather(mask, feather)
+
+    @property
+    def _takes_style(self) -> bool:
+        return "style" in self.model.capabilities.inputs or self.model.capabilities.styles > 1
 
     def _style_options(self, style: Any) -> dict[str, Tensor]:
         """What the network wants to know beside the picture."""
         can, name = self.model.capabilities, type(self.model).__name__
+        if can.inputs == ("noise",):
+            raise ConfigError(
+                "This network makes pictures from noise and styles none",
+                where=name,
+                todo="Call pipe.generate(8, seed=0), or `styleforge generate`.",
+            )
         if "style" in can.inputs:
             if style is None:
                 raise ConfigError(
@@ -379,8 +382,10 @@ class StylePipeline:
             return {"style": [(self._reference(picture), share) for picture, share in read]}
         if style is None:
             return {}
-        weights = [float(n == style) for n in range(can.styles)] if isinstance(style, int) else style
-        numbers = isinstance(weights, (list, tuple)) and all(isinstance(w, (int, float)) for w in weights)
+        style = control.plain(style)
+        given = [float(n == style) for n in range(can.styles)] if isinstance(style, int) else style
+        weights = [control.plain(weight) for weight in given] if isinstance(given, (list, tuple)) else []
+        numbers = all(isinstance(weight, (int, float)) and math.isfinite(weight) for weight in weights)
         if can.styles == 1 or not numbers or len(weights) != can.styles or not sum(weights) > 0:
             raise ConfigError(
                 "This style cannot be chosen",
@@ -434,8 +439,9 @@ class StylePipeline:
 
 def style_regions(
     image: Any,
-    regions: Sequence[tuple[StylePipeline, Any]],
+    regions: Iterable[tuple[StylePipeline, Any]],
     *,
+    style: Any = None,
     mask_fit: bool = False,
     feather: float = 0.0,
     segmenter: control.Segmenter | str | None = None,
@@ -450,25 +456,39 @@ def style_regions(
         image: one picture, as for calling a pipeline.
         regions: styles with the mask or the name of their region. Where masks overlap they share; pixels that none
             covers stay as they are, to the bit.
+        style: as for calling a pipeline, for those of them that take one.
         mask_fit: as for calling a pipeline, like `feather`, `segmenter` and `output_type`.
         feather: see there.
-        segmenter: see there.
+        segmenter: see there; it is asked once.
         output_type: see there.
-        **options: for all styles: `strength`, `preserve_color`, `style_scale`, `style`, `max_memory`.
+        **options: for all styles: `strength`, `preserve_color`, `style_scale`, `max_memory`, `statistics`, `progress`.
 
     Raises:
         ImageError, ConfigError: as there.
     """
     _check_choice("output_type", output_type, OutputType)
-    if not regions:
-        raise ConfigError("There is no region to style", todo="Give a list of (pipeline, mask).")
-    picture = images.read(image, regions[0][0].policy)
+    how = _checked(**options)
+    pairs = [pair if isinstance(pair, (tuple, list)) else (pair,) for pair in regions]
+    if not pairs or not all(len(pair) == 2 and isinstance(pair[0], StylePipeline) for pair in pairs):
+        raise ConfigError(
+            "There is no region to style in this",
+            found=", ".join(f"({', '.join(type(part).__name__ for part in pair)})" for pair in pairs) or "nothing",
+            allowed="(pipeline, mask), and more of these",
+            todo='Give a list: [(monet, "sky"), (hokusai, mask)].',
+        )
+    policy = pairs[0][0].policy
+    picture, style = images.read(image, policy), control.read_style(style, policy)
+    takers = [pipe for pipe, _ in pairs if pipe._takes_style] or [pairs[0][0]]  # which says that it takes none
+    plan = [
+        (pipe, control.read_where(mask, segmenter, policy), pipe._style_options(style if pipe in takers else None))
+        for pipe, mask in pairs
+    ]
+    found = functools.cache(lambda: control.segment(picture, segmenter))
     layers = []
-    for pipe, mask in regions:
-        region = pipe._region(picture, mask, mask_fit, feather, segmenter)
+    for pipe, where, chosen in plan:
+        region = pipe._region(picture, where, mask_fit, feather, lambda _: found())
         if region.any():
-            styled = pipe(Image.fromarray(images.to_8_bit(picture.rgb)), output_type="pt", **options)
-            layers.append((styled[None, :3] * 2 - 1, region))
+            layers.append((pipe._style(picture, chosen, how).float().cpu(), region))
     result = control.compose(picture, layers) if layers else picture
     return _finish(result.tensor(), picture.alpha, output_type)
 
@@ -479,10 +499,39 @@ def _check_choice(name: str, value: object, choices: Any) -> None:
         raise ConfigError(f"Unknown {name}", found=repr(value), allowed=allowed, todo="Choose one of these.")
 
 
-def _given(max_memory: float | None, statistics: engine.Statistics, progress: engine.Progress | None) -> dict[str, Any]:
-    """What the engine is told beside the picture."""
-    budget = None if max_memory is None else int(max_memory * memory.GIB)
-    return {"max_memory": budget, "statistics": statistics, "progress": progress}
+class _How(NamedTuple):
+    """What :func:`_checked` has found in order.
+
+    Attributes:
+        strength: see :meth:`StylePipeline.__call__`.
+        color: `preserve_color`.
+        scale: `style_scale`.
+        given: what the engine is told beside the picture.
+    """
+
+    strength: float
+    color: control.Color | None
+    scale: float
+    given: dict[str, Any]
+
+
+def _checked(
+    strength: float = 1.0,
+    preserve_color: control.Color | None = None,
+    style_scale: float = 1.0,
+    max_memory: float | None = None,
+    statistics: engine.Statistics = "exact",
+    progress: engine.Progress | None = None,
+) -> _How:
+    """Settings for all pictures, before anything is read or computed."""
+    if preserve_color is not None:
+        control.check_color(preserve_color)
+    _check_choice("statistics", statistics, engine.Statistics)
+    budget = None
+    if max_memory is not None:
+        budget = int(control.check_number("max_memory", max_memory, 0, 1e6, "It is in GiB.") * memory.GIB)
+    given = {"max_memory": budget, "statistics": statistics, "progress": progress}
+    return _How(control.check_strength(strength), preserve_color, control.check_scale(style_scale), given)
 
 
 class _Canvas:

@@ -236,6 +236,67 @@ def test_colors_brush_and_more_than_the_full_style(pipe):
             pipe(image, **changes)
 
 
+def test_what_belongs_to_a_mask_needs_one(pipe):
+    for given_ in ({"mask_fit": True}, {"feather": 3}, {"feather": math.nan}, {"segmenter": lambda picture: {}}):
+        with pytest.raises(ConfigError, match=r"There is no mask: found .*--mask"):
+            pipe(noise(8, 8), **given_)
+
+
+@pytest.mark.parametrize("bad", [{"style_scale": 99}, {"strength": 77}, {"preserve_color": "hue"}, {"max_memory": -1}])
+def test_settings_are_checked_where_nothing_is_styled(pipe, bad):
+    image, nowhere = noise(8, 8), np.zeros((8, 8), bool)
+    for call in (
+        lambda: pipe(image, **{"strength": 0, **bad}),
+        lambda: pipe(image, mask=nowhere, **bad),
+        lambda: pipe([], **bad),
+        lambda: style_regions(image, [(pipe, nowhere)], **bad),
+    ):
+        with pytest.raises(ConfigError):
+            call()
+
+
+@pytest.mark.parametrize("budget", [math.nan, math.inf, -1, "1", True])
+def test_budgets_that_are_none(pipe, budget):
+    with pytest.raises(ConfigError, match="max_memory cannot be used.*It is in GiB"):
+        pipe(noise(8, 8), max_memory=budget)
+
+
+def test_a_file_is_a_mask_though_regions_are_found_by_name(pipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    image, left = noise(40, 30), np.zeros((30, 40), bool)
+    left[:, :12] = True
+    Image.fromarray(left).save("sky.png")
+
+    def segmenter(picture):
+        return {"sky": ~left}
+
+    by_file = array_of(pipe(image, mask=left))
+    assert np.array_equal(array_of(pipe(image, mask="sky.png", segmenter=segmenter)), by_file)
+    both = array_of(style_regions(image, [(pipe, "sky.png"), (pipe, "sky")], segmenter=segmenter))
+    assert np.array_equal(both, array_of(pipe(image)))
+    with pytest.raises(ConfigError, match="'sky'; .*--segmenter"):
+        pipe(image, mask="sky")
+
+
+def test_masks_of_a_segmenter_are_fitted_when_they_may(pipe):
+    def segmenter(picture):
+        return {"sky": np.ones((15, 20), bool)}
+
+    with pytest.raises(ConfigError, match="mask_fit=True"):
+        pipe(noise(40, 30), mask="sky", segmenter=segmenter)
+    fitted = pipe(noise(40, 30), mask="sky", segmenter=segmenter, mask_fit=True)
+    assert fitted.tobytes() == pipe(noise(40, 30)).tobytes()
+
+
+def test_a_mask_from_a_file_object_is_read_once_for_all(pipe, tmp_path):
+    image, left = noise(40, 30), np.zeros((30, 40), bool)
+    left[:, :12] = True
+    Image.fromarray(left).save(tmp_path / "mask.png")
+    with open(tmp_path / "mask.png", "rb") as file:
+        made = pipe([image, image], mask=file)
+    assert {one.tobytes() for one in made} == {pipe(image, mask=left).tobytes()}
+
+
 # -- engine --
 
 
@@ -326,8 +387,25 @@ def test_several_styles_in_several_regions(pipe):
     assert np.array_equal(found[~(left | right)], source[~(left | right)])
     half = style_regions(image, [(pipe, left)], strength=0.5)
     assert np.array_equal(array_of(half), array_of(pipe(image, mask=left, strength=0.5)))
-    with pytest.raises(ConfigError, match="no region"):
-        style_regions(image, [])
+    assert style_regions(image, iter([(pipe, left)])).tobytes() == pipe(image, mask=left).tobytes()
+    for none in ([], {"sky": pipe}, [(left, pipe)], [pipe], [(pipe, left, right)]):
+        with pytest.raises(ConfigError, match="no region.*\\(pipeline, mask\\)"):
+            style_regions(image, none)
+
+
+def test_regions_ask_the_segmenter_once_and_keep_16_bit_for_the_network(pipe, monkeypatch):
+    deep, asked = np.random.default_rng(0).random((30, 40, 3)), []
+    left = np.zeros((30, 40), bool)
+    left[:, :12] = True
+    monkeypatch.setattr(pipe, "fast", False)
+    expected = pipe(deep, output_type="np")
+
+    def segmenter(picture):
+        asked.append(picture)
+        return {"left": left, "right": ~left}
+
+    found = style_regions(deep, [(pipe, "left"), (pipe, "right")], segmenter=segmenter, output_type="np")
+    assert len(asked) == 1 and np.abs(found - expected).max() <= 0.51 / 65535
 
 
 @pytest.mark.parametrize("name", ["fastcut-classic", "mini-impressionist"])

@@ -17,6 +17,7 @@ from styleforge.models import (
     StyleGAN2Generator,
     TransformerNet,
 )
+from styleforge.pipeline import style_regions
 from styleforge.rng import generator
 
 
@@ -133,7 +134,38 @@ def test_learnt_styles_are_chosen_by_number_or_weights(several):
     assert several(content, style=[1, 1, 0]).tobytes() not in results
 
 
-@pytest.mark.parametrize("style", [3, -1, [1.0], [0, 0, 0], "monet.jpg", ["a", "b", "c"]])
+@pytest.mark.parametrize("number", [np.int64(1), np.uint8(1), torch.tensor(1)])
+def test_numbers_and_weights_of_numpy_and_torch(several, number):
+    content, weights = picture(20, 24), [0.2, 0.5, 0.3]
+    assert several(content, style=number).tobytes() == several(content, style=1).tobytes()
+    expected = several(content, style=weights).tobytes()
+    for given in (np.array(weights), torch.tensor(weights, dtype=torch.float64), [np.array(w) for w in weights]):
+        assert several(content, style=given).tobytes() == expected
+
+
+def test_only_those_regions_get_a_style_that_take_one(arbitrary, several):
+    content, style, left = picture(40, 30), picture(32, 32, 1), np.zeros((30, 40), bool)
+    left[:, :12] = True
+    learnt = StylePipeline(ResnetGenerator(width=2, blocks=0))
+    found = np.array(style_regions(content, [(learnt, left), (arbitrary, ~left)], style=style))
+    assert np.array_equal(found[left], np.array(learnt(content))[left])
+    assert np.array_equal(found[~left], np.array(arbitrary(content, style=style))[~left])
+    for nowhere in (left, left & ~left):
+        with pytest.raises(ConfigError, match="learnt one style"):
+            style_regions(content, [(learnt, nowhere), (learnt, ~left)], style=style)
+
+
+def test_a_style_from_a_file_object_is_read_once_for_all(arbitrary, tmp_path):
+    content, style = picture(24, 24), picture(32, 32, 1)
+    style.save(tmp_path / "style.png")
+    with open(tmp_path / "style.png", "rb") as file:
+        made = arbitrary([content, content], style=file)
+    assert {one.tobytes() for one in made} == {arbitrary(content, style=style).tobytes()}
+
+
+@pytest.mark.parametrize(
+    "style", [3, -1, [1.0], [0, 0, 0], "monet.jpg", ["a", "b", "c"], [float("inf"), 1, 0], [float("nan"), 1, 1]]
+)
 def test_learnt_styles_that_are_not_there(several, style):
     with pytest.raises(ConfigError, match="a number below 3, or 3 weights"):
         several(picture(16, 16), style=style)
