@@ -23,6 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import CodeType
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +32,7 @@ from PIL import Image
 
 from . import control, files, images
 from .data import SUFFIXES, list_pictures
-from .errors import ConfigError, DataError, ImageError, MissingExtra
+from .errors import ConfigError, DataError, ImageError, MaskMismatch, MissingExtra, NoSuchRegion
 from .images import ImagePolicy, Picture
 from .pipeline import StylePipeline
 
@@ -39,6 +40,7 @@ Format = Literal["png", "jpg", "webp"]
 Input = str | os.PathLike[str]
 MANIFEST = ".styleforge.json"
 _FORMATS = ("png", "jpg", "webp")
+_OF_ONE = (ImageError, MaskMismatch, NoSuchRegion)  # of one picture: what is wrong with the settings ends the run
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # no picture after this one would fare better
 
 
@@ -123,6 +125,9 @@ def stylize_many(
     Each file appears whole or not at all, whatever happens on the way. `workers` threads decode and encode while the
     network runs; they hold at most twice as many pictures.
 
+    What was made with another style or other options is no result of this run. Functions among the options, as a
+    `segmenter`, are others when their code is, not when what they call or remember is: `overwrite` then.
+
     Args:
         pipe: the style.
         inputs: files, folders and globs; see :func:`find_pictures`.
@@ -147,7 +152,7 @@ def stylize_many(
     begin = time.monotonic()
     _check_count("workers", workers)
     pairs = _plan(inputs, Path(output), suffix, format)
-    options = read_style(options, pipe.policy)
+    options = read_options(options, pipe.policy)
     since = _remember(Path(output), pairs, digest(pipe, options), overwrite)
     with ThreadPoolExecutor(workers) as pool:
         try:
@@ -198,7 +203,7 @@ def stylize_with_ray(
     begin = time.monotonic()
     _check_count("actors", actors)
     pairs = _plan(inputs, Path(output).absolute(), suffix, format)
-    options = read_style(options, pipe.policy)
+    options = read_options(options, pipe.policy)
     since = _remember(Path(output), pairs, digest(pipe, options), overwrite)
     started = not ray.is_initialized()
     if started:
@@ -255,7 +260,7 @@ def _styled(
             if picture.exception() is None and picture.result():
                 try:
                     picture = pool.submit(images.save, pipe(picture.result(), **options), pair[1])
-                except ImageError as error:
+                except _OF_ONE as error:
                     picture = Future()
                     picture.set_exception(error)
             writing.append((pair, picture))
@@ -268,7 +273,7 @@ def _outcome(source: Path, target: Path, work: Callable[[], object]) -> Item:
     """Do the work: a picture that fails is one of many, a disk that fails is the end."""
     try:
         return Item(source, target, "done" if work() else "skipped")
-    except ImageError as error:
+    except _OF_ONE as error:
         if getattr(error.__cause__, "errno", None) in _DISK:
             raise ImageError(
                 "The disk takes no more",
@@ -332,13 +337,14 @@ def _plan(inputs: Iterable[Input], output: Path, suffix: str, format: str) -> li
     return [(source, target) for target, source in sources.items() if source.resolve() not in results]
 
 
-def read_style(options: dict[str, Any], policy: ImagePolicy) -> dict[str, Any]:
-    """Read the pictures to take the style from once, and stop now when one cannot be read."""
-    style = options.get("style")
-    if isinstance(style, (str, os.PathLike)):
-        return options | {"style": images.read(style, policy)}
-    several = isinstance(style, (list, tuple)) and not all(isinstance(one, (int, float)) for one in style)
-    return options | {"style": control.read_styles(style, policy)} if several else options
+def read_options(options: dict[str, Any], policy: ImagePolicy) -> dict[str, Any]:
+    """Read the pictures among the options once, and stop now when one cannot be read."""
+    read = dict(options)
+    if "style" in options:
+        read["style"] = control.read_style(options["style"], policy)
+    if options.get("mask") is not None:
+        read["mask"] = control.read_where(options["mask"], options.get("segmenter"), policy)
+    return read
 
 
 def _remember(output: Path, pairs: list[tuple[Path, Path]], made_with: str, overwrite: bool) -> float:
@@ -365,7 +371,7 @@ def _remember(output: Path, pairs: list[tuple[Path, Path]], made_with: str, over
 
 
 def digest(pipe: StylePipeline, options: dict[str, Any]) -> str:
-    """Of all that decides what a result looks like, the picture itself aside."""
+    """Of all that decides what a result looks like, the picture itself aside; functions as in :func:`stylize_many`."""
     weights = hashlib.sha256(type(pipe.model).__name__.encode())
     for name, tensor in pipe.model.state_dict().items():
         weights.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -383,6 +389,13 @@ def _described(value: Any) -> object:
         value = np.asarray(value)
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().numpy()
-    if isinstance(value, np.ndarray):
+    if isinstance(value, (np.ndarray, np.generic)):
         return [value.shape, value.dtype.str, hashlib.sha256(value.tobytes()).hexdigest()]
-    return f"{type(value).__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    if isinstance(value, bytes):
+        return hashlib.sha256(value).hexdigest()
+    if isinstance(value, frozenset):  # a constant of a function, in another order each time
+        return sorted(map(repr, value))
+    if isinstance(value, CodeType):
+        return [value.co_code, value.co_names, value.co_consts]
+    name = f"{type(value).__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    return [name, getattr(value, "__code__", None)]

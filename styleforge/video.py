@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import engine, files, images
-from .batch import Input, digest, read_style
+from .batch import Input, digest, read_options
 from .errors import ConfigError, ImageUnreadable, MissingExtra, StyleforgeError
 from .metrics.temporal import changes, find_shift, is_cut, overlap
 from .metrics.temporal import warping_error as warping_error
@@ -242,7 +242,7 @@ def stylize_video(
         )
     if target.exists() and not overwrite:
         raise ConfigError("This file exists", where=target, todo="Choose another name, or overwrite it.")
-    options = read_style(options, pipe.policy)
+    options = read_options(options, pipe.policy)
     style = SteadyStyle(pipe, smooth, blend, **options)
     folder = target.with_name(f".{target.name}-parts")
     settings = [digest(pipe, options), smooth, blend, str(source.resolve())]

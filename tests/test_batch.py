@@ -1,7 +1,9 @@
 """Many pictures: names stay, nothing is made twice, and what is broken stops nobody else."""
 
 import errno
+import io
 import os
+import shutil
 import threading
 
 import numpy as np
@@ -207,9 +209,53 @@ def test_the_digest_tells_options_apart(pipe):
     other = mask.copy()
     other[0, 0] = 1
     values = [mask, other, Image.fromarray(mask), torch.ones(3), images.read(mask), images.read(other), "sky", print]
+    values += [np.float32(0.5), np.float32(0.7), b"a", b"b"]
+    values += [lambda x: np.ones(x.size), lambda x: np.zeros(x.size), lambda x: [i in {"a", "b"} for i in x]]
+    values += [lambda x: [i in {"a", "c"} for i in x], lambda x: lambda: 1, lambda x: lambda: 2]
     digests = [batch.digest(pipe, {"mask": value}) for value in values]
     assert len(set(digests)) == len(values) - 1  # a picture of the same pixels as an array, an array
     assert digests == [batch.digest(pipe, {"mask": value}) for value in values]
+
+
+def test_what_is_done_is_made_with_this_mask_style_and_segmenter(pipe, photos, tmp_path):
+    def run(**options):
+        return stylize_many(pipe, [photos], tmp_path / "out", **options)
+
+    def all_of_it(picture):
+        return {"sky": np.ones((9, 12), bool)}
+
+    def nothing(picture):
+        return {"sky": np.zeros((9, 12), bool)}
+
+    mask = paint(tmp_path / "mask.png", 5)
+    for before, after in (
+        ({"mask": mask}, lambda: paint(mask, 6) and {"mask": mask}),
+        ({"mask": mask.read_bytes()}, lambda: {"mask": mask.read_bytes()}),
+        ({"mask": "sky", "segmenter": all_of_it}, lambda: {"mask": "sky", "segmenter": nothing}),
+    ):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        assert run(**before).done == 4 and run(**before).skipped == 4
+        with pytest.raises(ConfigError, match="another style or other options"):
+            run(**after())
+    styles = [paint(tmp_path / f"{n}.png", n) for n in range(2)]
+    for read in (bytes, io.BytesIO):
+        options = [batch.read_options({"style": read(style.read_bytes())}, pipe.policy) for style in styles]
+        assert batch.digest(pipe, options[0]) != batch.digest(pipe, options[1])
+
+
+def test_one_picture_without_the_region_or_of_another_size_stops_nobody(pipe, photos, tmp_path):
+    odd = photos / "aa.png"
+    Image.fromarray(np.zeros((5, 7, 3), np.uint8)).save(odd)
+
+    def segmenter(picture):
+        return {"sky" if picture.height == 9 else "sea": np.ones(picture.size[::-1], bool)}
+
+    for number, options in enumerate(({"mask": "sky", "segmenter": segmenter}, {"mask": np.ones((9, 12), bool)})):
+        summary = stylize_many(pipe, [photos], tmp_path / f"{number}", **options)
+        assert summary.done == 4 and [path for path, _ in summary.failed] == [odd]
+        assert str(odd) in summary.failed[0][1]
+    with pytest.raises(ConfigError, match="only 0 and 1"):
+        stylize_many(pipe, [photos], tmp_path / "2", mask=np.ones((9, 12), np.uint8))
 
 
 @pytest.mark.slow  # processes have to start

@@ -222,7 +222,7 @@ class _Style:
 
     def __init__(self, pipe: StylePipeline, reference: Any) -> None:
         wants = "style" in pipe.model.capabilities.inputs
-        self.pipe, self.options = pipe, batch.read_style({"style": reference} if wants else {}, pipe.policy)
+        self.pipe, self.options = pipe, batch.read_options({"style": reference} if wants else {}, pipe.policy)
         self.digest = batch.digest(pipe, self.options)
 
     def __call__(self, name: str, source: Image.Image) -> Image.Image:
