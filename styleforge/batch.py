@@ -315,17 +315,8 @@ def _plan(inputs: Iterable[Input], output: Path, suffix: str, format: str) -> li
         raise ConfigError(
             "suffix cannot be used", found=repr(suffix), allowed="part of a file name", todo="Give '-styled'."
         )
-    sources: dict[Path, Path] = {}
-    for source, relative in find_pictures(inputs):
-        target = output / relative.parent / f"{relative.stem}{suffix}.{format}"
-        other = sources.setdefault(target, source)
-        if other.resolve() != source.resolve():
-            raise DataError(
-                "Two pictures would become one file",
-                where=target,
-                found=f"{other} and {source}",
-                todo="Rename one of them, or style them into different folders.",
-            )
+    found = find_pictures(inputs)
+    sources = by_target((s, output / to.parent / f"{to.stem}{suffix}.{format}") for s, to in found)
     results = {target.resolve() for target in sources}
     for target, source in sources.items():
         if target.resolve() == source.resolve():
@@ -335,6 +326,25 @@ def _plan(inputs: Iterable[Input], output: Path, suffix: str, format: str) -> li
                 todo="Give a suffix, or another output folder.",
             )
     return [(source, target) for target, source in sources.items() if source.resolve() not in results]
+
+
+def by_target(pairs: Iterable[tuple[Path, Path]]) -> dict[Path, Path]:
+    """The picture that each target is made of, from pairs of a picture and its target.
+
+    Raises:
+        DataError: two pictures would become one file.
+    """
+    sources: dict[Path, Path] = {}
+    for source, target in pairs:
+        other = sources.setdefault(target, source)
+        if other.resolve() != source.resolve():
+            raise DataError(
+                "Two pictures would become one file",
+                where=target,
+                found=f"{other} and {source}",
+                todo="Rename one of them, or style them into different folders.",
+            )
+    return sources
 
 
 def read_options(options: dict[str, Any], policy: ImagePolicy) -> dict[str, Any]:

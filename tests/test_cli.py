@@ -14,6 +14,7 @@ from PIL import Image
 from styleforge import ResnetGenerator, StylePipeline, bundled_styles, configs, methods
 from styleforge.adaptation import Adaptation
 from styleforge.cli import cli, main
+from styleforge.cli.options import reference_of
 from styleforge.control import find_region
 from styleforge.models import AnimeGANGenerator
 from styleforge.runs import TrainConfig
@@ -64,6 +65,34 @@ def test_stylize_to_a_file_or_a_folder(call, style, photo, tmp_path):
     assert [p.name for p in (tmp_path / "many").glob("[!.]*")] == ["photo-styled.png"]
 
 
+@pytest.mark.parametrize("more", [[], ["--stream"]])
+def test_two_pictures_never_become_one_file_beside_them(call, style, photo, more):
+    Image.open(photo).save(photo.with_suffix(".tif"))
+    code, _, err = call("stylize", photo, photo.with_suffix(".tif"), "-s", style, *more)
+    assert code == 1 and "Two pictures would become one file" in err
+    assert not photo.with_name("photo-styled.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("texts", "reference"),
+    [
+        ([], None),
+        (["a.jpg"], "a.jpg"),
+        (["width=512"], "width=512"),
+        (["https://x/i.jpg?w=512"], "https://x/i.jpg?w=512"),
+        (["2"], 2),
+        (["0.7,0.3"], [0.7, 0.3]),
+        (["a=b.jpg=0.7", "b.jpg"], [("a=b.jpg", 0.7), ("b.jpg", 1.0)]),
+        (
+            ["https://x/i?a=1&w=512", "https://x/i?w=512=0.7", "https://x/i.jpg=0.5"],
+            [("https://x/i?a=1&w=512", 1.0), ("https://x/i?w=512", 0.7), ("https://x/i.jpg", 0.5)],
+        ),
+    ],
+)
+def test_references_and_their_shares(texts, reference):
+    assert reference_of(texts) == reference
+
+
 def test_strength_reaches_the_pipeline(call, style, photo, tmp_path):
     assert call("stylize", photo, "-s", style, "-o", tmp_path / "same.png", "--strength", "0")[0] == 0
     assert Image.open(tmp_path / "same.png").tobytes() == Image.open(photo).tobytes()
@@ -93,6 +122,9 @@ def test_without_style_it_takes_the_bundled_one(call, photo):
     [
         (["stylize", "PHOTO", "-s", "no-such-style"], 1, "No such style"),
         (["stylize", "PHOTO", "-s", "STYLE", "--strength", "2"], 1, "0 to 1"),
+        (["stylize", "PHOTO", "-s", "STYLE", "--max-memory", "nan"], 1, "max_memory cannot be used"),
+        (["stylize", "PHOTO", "-s", "STYLE", "--feather", "nan"], 1, "There is no mask"),
+        (["stylize", "PHOTO", "-s", "STYLE", "--mask", "sky"], 1, "--segmenter"),
         (["stylize", "PHOTO", "-s", "STYLE", "--device", "gpu"], 1, "device cannot be used"),
         (["stylize"], 2, "PICTURES"),
         (["train", "cyclgan"], 2, "Did you mean 'cyclegan'"),

@@ -85,15 +85,16 @@ def reference_of(texts: Sequence[str]) -> Any:
             return int(text)
         with contextlib.suppress(ValueError):
             return [float(part) for part in text.split(",")]
-    pairs = [_shared(text) for text in texts]
-    return pairs[0][0] if len(pairs) == 1 else pairs or None
+        return text
+    return [_shared(text) for text in texts] or None
 
 
 def _shared(text: str) -> tuple[str, float]:
-    """A path, or `PATH=SHARE`."""
+    """A path or URL, or `PATH=SHARE`; in `https://host/picture?width=512` there is no share."""
     path, _, share = text.rpartition("=")
+    in_query = "://" in path and re.search(r"[?&][^=&]*$", path)
     with contextlib.suppress(ValueError):
-        return (path, float(share)) if path else (text, 1.0)
+        return (path, float(share)) if path and not in_query else (text, 1.0)
     return text, 1.0
 
 

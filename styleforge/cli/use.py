@@ -87,6 +87,7 @@ def stylize(
 ) -> None:
     """Style PICTURES: files, or folders with --output. Names are kept, with -styled added, and become PNG."""
     from .. import images
+    from ..batch import by_target
     from ..hub import bundled_styles
 
     if regions and (options["style"] or options["mask"]):
@@ -95,10 +96,12 @@ def stylize(
     if options["style"] is None and not regions:
         raise ConfigError("No style is bundled with this build", todo="Name one with --style.")
     several = len(pictures) > 1 or (output is not None and (output.is_dir() or not output.suffix))
+    many = several and output is not None and not stream
     if output is None and any(picture.is_dir() for picture in pictures):
         raise ConfigError("A folder of pictures needs one for the results", todo="Name it with --output.")
     if len(pictures) > 1 and output is not None and output.suffix:
         raise ConfigError("One file cannot hold several pictures", where=output, todo="Give a folder to --output.")
+    sources = {} if many else by_target((picture, _target(picture, output, several)) for picture in pictures)
     if regions:
         if several:
             raise ConfigError("Regions are those of one picture", todo="Name one, and a file with --output.")
@@ -111,13 +114,11 @@ def stylize(
         from ..large import stylize_file
 
         options = _by_parts(options, regions, pictures)
-    if several and output and not stream:
+    if many:
         _batch(pipe, pictures, output, workers=workers, overwrite=overwrite, **options)
         return
     failed = 0
-    for picture in pictures:
-        target = output or picture.with_name(f"{picture.stem}-styled.png")
-        target = target / f"{picture.stem}-styled.png" if several and output else target
+    for target, picture in sources.items():
         begin = time.perf_counter()
         try:
             with _bar("tile") as show:
@@ -314,6 +315,13 @@ def export(style: str, output: Path, license: str, **options: Any) -> None:
     )
 
 
+def _target(picture: Path, output: Path | None, several: bool) -> Path:
+    """Where a picture goes: into the folder or the file that is named, or beside it."""
+    if output is not None and not several:
+        return output
+    return (output or picture.parent) / f"{picture.stem}-styled.png"
+
+
 def _load(options: dict[str, Any]) -> Any:
     """The pipeline; what it takes is taken out of the options."""
     return load(**{name: options.pop(name) for name in LOADED})
@@ -366,7 +374,7 @@ def _regional(regions: Sequence[str], options: dict[str, Any], *, fast: bool, co
         if style not in pipes:
             pipes[style] = load(**how | {"style": style})
             pipes[style].fast, pipes[style].compile = fast, compile
-        layers.append((pipes[style], Path(where) if Path(where).is_file() else where))
+        layers.append((pipes[style], where))
     return lambda picture, **given: style_regions(picture, layers, **given)
 
 
