@@ -263,9 +263,8 @@ def gpu(height: int, width: int, rounds: int, limit: float, device: str = "cuda"
         seconds = in_turns(
             {n: functools.partial(waited, run) if on else run for n, run in sides.items()}, rounds, limit
         )
-    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter, torch.no_grad():
-        ResnetGenerator()(torch.empty(1, 3, height, width))
-    work = dict.fromkeys(seconds, counter.get_total_flops()) | {"matrix": 2 * MATRIX**3}
+    work = dict.fromkeys(seconds, operations(ResnetGenerator(), torch.empty(1, 3, height, width), {}))
+    work["matrix"] = 2 * MATRIX**3
     rates = {side: work[side] / spent / 1e12 for side, spent in seconds.items()}
     return {
         "height": height,
@@ -419,9 +418,8 @@ def serve(connection: Any, make: Callable[..., dict[str, Callable[[], object]]],
             connection.send(None)
 
 
-def operations(name: str, size: int) -> int:
+def operations(model: torch.nn.Module, image: torch.Tensor, options: dict[str, Any]) -> int:
     """How many floating-point operations a picture takes; counted, not computed."""
-    model, image, options = networks(name, size)
     with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(image, **options)
     return counter.get_total_flops()
@@ -444,7 +442,7 @@ def family(name: str, size: int, rounds: int, limit: float, graph: str, compiled
         elsewhere(onnx_sides, name, size, graph) as onnx,
     ):
         seconds = in_turns(plain | ours | onnx, rounds, limit)
-    work = operations(name, size)
+    work = operations(*networks(name, size))
     flops = dict.fromkeys(seconds, work) | dict.fromkeys(("conv", "conv float32"), CONVOLUTION)
     rates = {side: flops[side] / spent / 1e9 for side, spent in seconds.items()}
     return {

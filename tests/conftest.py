@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -46,6 +46,14 @@ def hub() -> Iterator[HubServer]:
     """The Hub, for as long as the tests run; what tests leave there stays, unless they call `hub.reset()`."""
     yield HUB
     HUB.stop()
+
+
+@pytest.fixture
+def cores() -> Iterator[Callable[[int], None]]:
+    """Tells torch how many cores there are, until the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

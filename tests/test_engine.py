@@ -89,18 +89,11 @@ def test_tiles_give_what_the_whole_gives(model, config, again, monkeypatch):
     assert difference(run_tiled(net, image, tile=32), whole) <= 2e-5
 
 
-@pytest.fixture
-def three_cores():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(("model", "config"), TILED, ids=lambda value: str(getattr(value, "__name__", value)))
 @pytest.mark.parametrize("kept", ["memory", "files", "files of Windows"])
 @torch.no_grad()
-def test_tiles_side_by_side_give_what_the_whole_gives(model, config, kept, three_cores, monkeypatch):
+def test_tiles_side_by_side_give_what_the_whole_gives(model, config, kept, cores, monkeypatch):
+    cores(3)
     if kept != "memory":
         monkeypatch.setattr(tiled.Plan, "__init__", _with_nothing_held(tiled.Plan.__init__))
     if kept == "files of Windows":

@@ -11,11 +11,8 @@ from styleforge.engine.workers import Workers
 
 
 @pytest.fixture(autouse=True)
-def _six_cores():
-    before = torch.get_num_threads()
-    torch.set_num_threads(6)
-    yield
-    torch.set_num_threads(before)
+def _six_cores(cores):
+    cores(6)
 
 
 def test_each_worker_has_its_share_of_the_cores_and_others_keep_all():
