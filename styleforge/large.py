@@ -115,7 +115,8 @@ def _errors(vips: Any, source: Path, target: Path) -> Iterator[None]:
 def _open(vips: Any, path: Path, policy: ImagePolicy) -> tuple[Any, Any]:
     """Colors, of three bands in 8 bit, and alpha of one or None; nothing but the header has been read."""
     images.check_file(path, policy)
-    image = vips.Image.new_from_file(str(path), access="random", fail_on="truncated").autorot()
+    # Not only on "truncated": of a TIFF libvips leaves black whatever it cannot read or decode.
+    image = vips.Image.new_from_file(str(path), access="random", fail_on="error").autorot()
     if image.get_typeof("icc-profile-data"):
         image = image.icc_transform("srgb", embedded=True, intent="perceptual", depth=8)
     image = image.colourspace("srgb").cast("uchar")

@@ -71,11 +71,15 @@ def test_what_cannot_be_styled_leaves_nothing(pipe, tmp_path):
     whole = (tmp_path / "in.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.png").write_text("no picture")
+    picture(64, 64).save(tmp_path / "cut.tif")
+    whole = (tmp_path / "cut.tif").read_bytes()  # its header comes first
+    (tmp_path / "cut.tif").write_bytes(whole[: len(whole) * 6 // 10])
     small = ImagePolicy(max_pixels=100)
     for source, target, options, error in (
         ("in.png", "out.jpg", {}, ImageError),
         ("in.png", "out.png", {"policy": small}, ImageTooLarge),
         ("cut.png", "out.png", {}, ImageError),
+        ("cut.tif", "out.png", {}, ImageError),
         ("text.png", "out.png", {}, ImageError),
         ("none.png", "out.png", {}, ImageError),
         ("in.png", "out.png", {"preserve_color": "histogram"}, ConfigError),
@@ -86,7 +90,7 @@ def test_what_cannot_be_styled_leaves_nothing(pipe, tmp_path):
             large.stylize_file(pipe, tmp_path / source, tmp_path / target, **options)
     with pytest.raises(ConfigError, match="part by part"):
         large.stylize_file(StylePipeline(DCGANGenerator(width=4, size=64)), tmp_path / "in.png", tmp_path / "out.png")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.png", "in.png", "text.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.png", "cut.tif", "in.png", "text.png"]
 
 
 def test_on_the_command_line(pipe, tmp_path):
