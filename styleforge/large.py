@@ -22,6 +22,8 @@ from .pipeline import StylePipeline
 
 POLICY = ImagePolicy(("PNG", "TIFF", "JPEG", "WEBP"), max_pixels=10**10, max_side=10**6, max_bytes=2**38)
 """Of these formats alone, and of more pixels than other pictures."""
+KINDS = ("b-w", "grey16", "srgb", "rgb16", "cmyk")
+"""Libvips' names of what it reads as Pillow does."""
 WRITERS = {
     ".png": ("pngsave", {}),
     ".tif": ("tiffsave", {"compression": "deflate", "predictor": "horizontal", "tile": True, "bigtiff": True}),
@@ -41,8 +43,8 @@ def stylize_file(
 
     Args:
         pipe: the style.
-        source: PNG, TIFF, JPEG or WebP. Colour profile, orientation and transparency are heeded as elsewhere; more
-            than 8 bit a channel are read as 8.
+        source: PNG, TIFF, JPEG or WebP, of grey, RGB or CMYK. Colour profile, orientation (of EXIF) and transparency
+            are heeded as elsewhere; 16 bit a channel are read as 8.
         target: a `.png`, `.tif` or `.tiff`, which appears whole or not at all. TIFFs are tiled, and BigTIFF.
         policy: limits on the picture.
         **options: for :meth:`StylePipeline.paint`. `max_memory` is all that is needed beside some megabytes for rows of
@@ -101,7 +103,7 @@ def _errors(vips: Any, source: Path, target: Path) -> Iterator[None]:
             "libvips cannot read or write the picture",
             where=source,
             found=" ".join(str(error).split()),
-            todo="Check the file, and the free space for temporary files.",
+            todo="Check the file and the free space for temporary files; if both are well, style it without --stream.",
         ) from error
     except OSError as error:
         raise ImageError(
@@ -117,8 +119,19 @@ def _open(vips: Any, path: Path, policy: ImagePolicy) -> tuple[Any, Any]:
     images.check_file(path, policy)
     # Not only on "truncated": of a TIFF libvips leaves black whatever it cannot read or decode.
     image = vips.Image.new_from_file(str(path), access="random", fail_on="error").autorot()
+    if image.format not in ("uchar", "ushort") or image.interpretation not in KINDS:
+        raise ImageError(
+            "This kind of picture cannot be read by parts",
+            where=path,
+            found=f"{image.interpretation} in {image.format}",
+            allowed="grey, RGB or CMYK in 8 or 16 bit without sign",
+            todo="Convert it, or style it in memory (without --stream).",
+        )
     if image.get_typeof("icc-profile-data"):
         image = image.icc_transform("srgb", embedded=True, intent="perceptual", depth=8)
+    elif image.interpretation == "cmyk":  # libvips would take the profile of a press, Pillow takes none
+        light = 255 - image.cast("uchar", shift=True)
+        image = (light.extract_band(0, n=3) * light[3] / 255).rint().copy(interpretation="srgb")
     image = image.colourspace("srgb").cast("uchar")
     alpha = image[image.bands - 1] if image.hasalpha() else None
     return image.extract_band(0, n=3), alpha

@@ -66,6 +66,25 @@ def test_orientation_and_profile_are_heeded(pipe, tmp_path):
     assert Image.open(tmp_path / "out.png").size == (24, 40)
 
 
+@pytest.mark.parametrize("name", ["in.jpg", "in.tif"])
+def test_inks_without_a_profile_have_the_colors_that_they_have_elsewhere(pipe, tmp_path, name):
+    picture(64, 48, "CMYK").save(tmp_path / name, quality=95)
+    assert compared(pipe, tmp_path / name, tmp_path / "out.png", strength=0.0) <= 1, "decoders of JPEG differ by one"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_numbers_of_other_kinds_are_refused_and_not_guessed(pipe, tmp_path, dtype):
+    Image.fromarray(np.linspace(0, 1, 64 * 48).reshape(48, 64).astype(dtype)).save(tmp_path / "in.tif")
+    with pytest.raises(ImageError, match=r"by parts.*b-w in (float|int).*8 or 16 bit.*without --stream"):
+        large.stylize_file(pipe, tmp_path / "in.tif", tmp_path / "out.png")
+
+
+def test_what_libvips_does_not_know_need_not_be_broken(pipe, tmp_path):
+    picture(64, 48).convert("LAB").save(tmp_path / "in.tif")
+    with pytest.raises(ImageError, match=r"libvips cannot read.*labq.*if both are well, style it without --stream"):
+        large.stylize_file(pipe, tmp_path / "in.tif", tmp_path / "out.png")
+
+
 def test_what_cannot_be_styled_leaves_nothing(pipe, tmp_path):
     picture(64, 64).save(tmp_path / "in.png")
     whole = (tmp_path / "in.png").read_bytes()
