@@ -325,7 +325,8 @@ class StylePipeline:
 
     def _shares(self, options: dict[str, Any], strength: float) -> tuple[dict[str, Any], float]:
         """What the network does of `strength`, in its options, and what is left for the pixels."""
-        if self.model.capabilities.strength:  # it blends features itself, up to the full style
+        if self.model.capabilities.strength and strength > 0:  # it blends features itself, up to the full style, but
+            # what it makes of the picture's own features is not the picture
             return {**options, "strength": min(strength, 1.0)}, max(strength, 1.0)
         return options, strength
 

@@ -110,6 +110,13 @@ def test_large_styles_are_reduced(arbitrary, monkeypatch):
     assert (height, width) == (512, 624) and width / height == pytest.approx(1100 / 900, rel=0.01)
 
 
+def test_without_strength_the_picture_is_painted_as_it_is(arbitrary):
+    source = images.read(picture(40, 24))
+    painted = np.zeros_like(source.rgb)
+    arbitrary.paint(source, painted, style=picture(32, 32, 1), strength=0.0)
+    assert np.array_equal(painted, source.rgb)
+
+
 def test_strength_belongs_to_the_network_where_it_has_one(arbitrary):
     content, style = picture(32, 32), picture(32, 32, 1)
     none, half, full = (
