@@ -233,6 +233,14 @@ def test_thumbnails_need_one_round_and_are_exact_where_nothing_is_reduced(monkey
     assert difference(run_tiled(net, image, tile=64, statistics="thumbnail"), whole) > 1e-3
 
 
+@pytest.mark.parametrize("size", [(8, 20000), (152, 14000), (14000, 64)])
+@torch.no_grad()
+def test_thumbnails_of_long_thin_pictures_are_what_a_network_takes(size):
+    net, image = network(ResnetGenerator, blocks=1), picture(*size)
+    made = run_tiled(net, image, tile=512, statistics="thumbnail")
+    assert made.shape == image.shape and made.isfinite().all()
+
+
 @pytest.mark.parametrize(("model", "config"), TILED[:10], ids=lambda value: str(getattr(value, "__name__", value)))
 @torch.no_grad()
 def test_the_reach_of_a_pixel_is_never_underestimated(model, config):

@@ -269,12 +269,14 @@ def _thumbnail(model: nn.Module, image: Tensor | Pixels, options: Mapping[str, A
     """The sums of a reduced copy, as if all of its pixels were larger."""
     align, sums = trace(model, image, options).align, {}
     factor = min(1.0, THUMBNAIL / max(image.shape[2:]))
-    small = [max(1, round(side * factor / align)) * align for side in image.shape[2:]]
-    box = max(1, int(0.5 / factor))  # averaged by rows of boxes first, to twice the size, so that it needs no memory
-    strip = box * max(1, STRIP // (box * image.shape[3]))
-    ends = image.shape[2] // box * box
+    least = math.ceil(SMALLEST_TILE / align) * align  # of a long thin picture the short side would become next to none
+    small = [max(min(side, least), round(side * factor / align) * align) for side in image.shape[2:]]
+    # Averaged by rows of boxes first, to twice the size, so that it needs no memory.
+    down, across = (max(1, side // (2 * kept)) for side, kept in zip(image.shape[2:], small, strict=True))
+    strip = down * max(1, STRIP // (down * image.shape[3]))
+    ends = image.shape[2] // down * down
     parts = (image[:, :, row : min(row + strip, ends), :] for row in range(0, ends, strip))
-    copy = torch.cat([F.avg_pool2d(part, box) for part in parts], 2)
+    copy = torch.cat([F.avg_pool2d(part, (down, across)) for part in parts], 2)
     copy = F.interpolate(copy, small, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
     _rounds(model, copy, options, Plan(trace(model, copy, options), max(small), 2**63), sums, lambda done, total: None)
     return sums
