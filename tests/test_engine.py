@@ -4,6 +4,8 @@ import contextlib
 import functools
 import os
 import platform
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -95,7 +97,7 @@ def test_tiles_give_what_the_whole_gives(model, config, again, monkeypatch):
 def test_tiles_side_by_side_give_what_the_whole_gives(model, config, kept, cores, monkeypatch):
     cores(3)
     if kept != "memory":
-        monkeypatch.setattr(tiled.Plan, "__init__", _with_nothing_held(tiled.Plan.__init__))
+        monkeypatch.setattr(tiled.Plan, "__init__", _with_held(0, tiled.Plan.__init__))
     if kept == "files of Windows":
         monkeypatch.delattr(os, "pwrite", raising=False)
         monkeypatch.delattr(os, "preadv", raising=False)
@@ -179,7 +181,7 @@ def test_features_of_full_size_are_computed_again_and_deep_ones_kept():
 def test_what_waits_may_lie_in_files(tmp_path, monkeypatch):
     monkeypatch.setattr(tiled.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(trace, "AGAIN", 0)
-    monkeypatch.setattr(tiled.Plan, "__init__", _with_nothing_held(tiled.Plan.__init__))
+    monkeypatch.setattr(tiled.Plan, "__init__", _with_held(0, tiled.Plan.__init__))
     net, image = network(TransformerNet, blocks=1), picture(96, 132)
     seen, files, make = [], [], tiled.tempfile.TemporaryFile
     monkeypatch.setattr(tiled.tempfile, "TemporaryFile", lambda **k: files.append(make(**k)) or files[-1])
@@ -194,6 +196,49 @@ def test_what_waits_may_lie_in_files(tmp_path, monkeypatch):
     assert len(files) == max(now for *_, now in seen), "a file was begun where there was one to write over"
     rounds = 1 + len(trace.trace(net, image, {}).cuts)
     assert [done for *done, _ in seen] == [[n + 1, 6 * rounds] for n in range(6 * rounds)]
+
+
+@torch.no_grad()
+def test_the_disk_is_asked_for_no_less_than_is_written(monkeypatch):
+    monkeypatch.setattr(trace, "AGAIN", 0)
+    net, image, asked, written = network(ResnetGenerator, blocks=2), picture(160, 160), [], {}
+    check, write = tiled._check_disk, tiled._File.write
+    monkeypatch.setattr(tiled, "_check_disk", lambda need: asked.append(need) or check(need))
+
+    def noted(file, data, place):
+        written[file] = max(written.get(file, 0), place + data.nbytes)
+        write(file, data, place)
+
+    monkeypatch.setattr(tiled._File, "write", noted)
+    steps = trace.trace(net, image, {})
+    most = steps.held(steps.segments())
+    for held in (most, most - 1, most * 2 // 3, most // 3):
+        asked.clear()
+        written.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(tiled.Plan, "__init__", _with_held(held, tiled.Plan.__init__))
+            run_tiled(net, image, tile=80)
+        assert bool(asked) == bool(written) == (held < most)
+        assert sum(written.values()) <= sum(asked) <= most
+
+
+FULL, NONE = OSError(28, "No space left"), FileNotFoundError(2, "No usable folder")
+
+
+@pytest.mark.parametrize(
+    ("where", "call", "error"),
+    [(os, "pwrite", FULL), (tiled.tempfile, "TemporaryFile", NONE), (shutil, "disk_usage", NONE)],
+)
+@torch.no_grad()
+def test_a_disk_that_takes_no_features_is_a_sentence(where, call, error, monkeypatch):
+    def fails(*_, **__):
+        raise error
+
+    net, image = network(ResnetGenerator, blocks=1), picture(96, 96)
+    monkeypatch.setattr(tiled.Plan, "__init__", _with_held(0, tiled.Plan.__init__))
+    monkeypatch.setattr(where, call, fails)
+    with pytest.raises(ConfigError, match=rf"onto the disk.*found {error.strerror}.*TMPDIR"):
+        run_tiled(net, image, tile=48)
 
 
 @torch.no_grad()
@@ -218,8 +263,8 @@ def test_spare_memory_gives_way_to_maps_of_another_kind():
     assert isinstance(store._room(*large), torch.Tensor) and isinstance(store._room(*small), tiled._File)
 
 
-def _with_nothing_held(init):
-    return lambda self, steps, tile, held, workers=1: init(self, steps, tile, 0, workers)
+def _with_held(bytes, init):
+    return lambda self, steps, tile, held, workers=1: init(self, steps, tile, bytes, workers)
 
 
 @torch.no_grad()
@@ -264,6 +309,13 @@ def test_a_plan_keeps_to_its_budget_or_says_what_it_needs():
     assert plan(net, image, 2**36).tile is None
     with pytest.raises(ConfigError, match=r"too little memory.*at least .* MiB.*max_memory"):
         plan(net, image, 2**20)
+    for sides in ((40, 400), (100, 100), (304, 400)):  # of which the first two take less at once than in tiles
+        thin = torch.zeros(1).expand(1, 3, *sides)
+        with pytest.raises(ConfigError, match="too little memory") as error:
+            plan(net, thin, 2**10)
+        least = int(re.search(r"at least (\d+) MiB", str(error.value))[1])
+        assert least <= plan(net, thin, 2**36).trace.peak() * tiled.SLACK / 2**20 + 1
+        plan(net, thin, least * 2**20)
     with pytest.raises(ConfigError, match=r"fit neither.*TMPDIR"):
         tiled._check_disk(2**60)
 

@@ -21,6 +21,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Literal, Protocol
@@ -138,12 +139,12 @@ def plan(
             break
     tile = tile // steps.align * steps.align
     if tile < max(SMALLEST_TILE, steps.align):
-        least = (max(SMALLEST_TILE, steps.align) + overlap + steps.align) ** 2 * whole / area
+        least = min(whole, (max(SMALLEST_TILE, steps.align) + overlap + steps.align) ** 2 * whole / area / share)
         raise ConfigError(
             "There is too little memory for this network, even in tiles",
             where=type(model).__name__,
             found=f"{max_bytes / 2**20:.0f} MiB",
-            allowed=f"at least {least / share / 2**20:.0f} MiB",
+            allowed=f"at least {math.ceil(least / 2**20)} MiB",
             todo="Allow more (max_memory), or close other programs.",
         )
     held = int((max_bytes - workers * (tile + overlap) ** 2 * whole / area) * WAITING)
@@ -234,7 +235,9 @@ def _rounds(
     segments = steps.segments(waits=not sums)
     tiles = list(_tiles(steps, chosen.tile, _halo(steps, segments)))
     total, done = len(tiles) * len(segments), 0
-    _check_disk(steps.held(segments) - chosen.held)
+    if (held := steps.held(segments)) > chosen.held:
+        largest = max(steps.bytes[step] for segment in segments for step in segment.kept)
+        _check_disk(held - max(0, chosen.held - largest))  # what does not fit as a whole goes to a file as a whole
     with _Store(steps, chosen.held) as store, Workers(chosen.workers if around else 1, around) as workers:
         runs = [_Run(steps, tile, sums, store) for tile in tiles]
         for segment in segments:
@@ -363,6 +366,15 @@ def _spans(size: int, tile: int, halo: int, align: int) -> Iterator[_Span]:
 # -- what waits --
 
 
+@contextmanager
+def _on_disk() -> Iterator[None]:
+    """Errors of the system with temporary files, as ours."""
+    try:
+        yield
+    except OSError as error:
+        raise _no_room(error.strerror or error) from error
+
+
 class _Store:
     """Maps of the whole picture by step, put together from tiles: in memory as long as they fit, else in files.
 
@@ -388,6 +400,7 @@ class _Store:
         for file in self._files:
             file.close()
 
+    @_on_disk()
     def put(self, step: int, tile: _Tile, features: Tensor) -> None:
         """Keep the core of a tile's features (1, C, h, w)."""
         scale = self._steps.scales[step]
@@ -405,6 +418,7 @@ class _Store:
         for place, line in self._lines(raw, step, down, right, core):
             whole.write(line, place)
 
+    @_on_disk()
     def get(self, step: int, tile: _Tile, like: Tensor) -> Tensor:
         """A tile's features with its margins, of the shape and type of `like`."""
         scale, whole = self._steps.scales[step], self._maps[step]
@@ -494,15 +508,20 @@ def _layout(features: Tensor) -> torch.memory_format:
 
 def _check_disk(need: int) -> None:
     """Raise :class:`ConfigError` if there is no room for so many bytes in temporary files."""
-    free = shutil.disk_usage(tempfile.gettempdir()).free
+    with _on_disk():
+        free = shutil.disk_usage(tempfile.gettempdir()).free
     if need > free:
-        raise ConfigError(
-            "The features of this picture fit neither into memory nor onto the disk",
-            where=tempfile.gettempdir(),
-            found=f"{free / memory.GIB:.1f} GiB free",
-            allowed=f"at least {need / memory.GIB:.1f} GiB",
-            todo="Point TMPDIR to a larger disk, allow more memory, or take statistics='thumbnail'.",
-        )
+        raise _no_room(f"{free / memory.GIB:.1f} GiB free", f"at least {need / memory.GIB:.1f} GiB")
+
+
+def _no_room(found: object, allowed: str | None = None) -> ConfigError:
+    return ConfigError(
+        "The features of this picture fit neither into memory nor onto the disk",
+        where=tempfile.tempdir,  # None where the system has no folder
+        found=found,
+        allowed=allowed,
+        todo="Point TMPDIR to a larger disk, allow more memory, or take statistics='thumbnail'.",
+    )
 
 
 # -- a tile on its way --
