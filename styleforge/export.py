@@ -85,7 +85,7 @@ def export_onnx(
 
     Args:
         style: the style.
-        file: where to; replaced only when all is well.
+        file: where to, ending in `.onnx`; replaced only when all is well.
         name: of the style, for the metadata; that of the file if empty.
         license: of the style, for the metadata.
         opset: version of ONNX's operators.
@@ -94,8 +94,19 @@ def export_onnx(
 
     Raises:
         MissingExtra: onnx or onnxruntime is not installed.
-        ConfigError: the network makes no pictures or has no ONNX form; the graph differs; no size to compare at.
+        ConfigError: the network makes no pictures or has no ONNX form; the graph differs; no size to compare at;
+            another suffix, or a folder.
+        OSError: the file cannot be written.
     """
+    file = Path(file)
+    if file.is_dir() or file.suffix.lower() != ".onnx":
+        raise ConfigError(
+            "Cannot write a graph here",
+            where=file,
+            found="a folder" if file.is_dir() else repr(file.suffix),
+            allowed="a file that ends in .onnx",
+            todo="Name one; files for spandrel, which styleforge.bridges.spandrel writes, end in .safetensors.",
+        )
     if not sizes or not tolerance > 0:
         raise ConfigError(
             "A graph that is not compared is not kept",
@@ -104,14 +115,15 @@ def export_onnx(
         )
     model = copy.deepcopy(style.model if isinstance(style, StylePipeline) else style).to("cpu", torch.float32)
     StylePipeline(model)  # raises for networks that make no pictures
-    graph = _record(model, opset)
-    facts = {"name": name or Path(file).stem, "license": license, "styleforge": __version__}
-    facts |= {"architecture": type(model).__name__, "config": json.dumps(model.config), "value_range": "0 to 1"}
-    for key, value in facts.items():
-        if value:
-            graph.metadata_props.add(key=key, value=value)
-    graph.producer_name, graph.producer_version = "styleforge", __version__
     with replacing(file) as temporary:
+        temporary.touch()  # if nothing can be written here, that is heard before the work
+        graph = _record(model, opset)
+        facts = {"name": name or file.stem, "license": license, "styleforge": __version__}
+        facts |= {"architecture": type(model).__name__, "config": json.dumps(model.config), "value_range": "0 to 1"}
+        for key, value in facts.items():
+            if value:
+                graph.metadata_props.add(key=key, value=value)
+        graph.producer_name, graph.producer_version = "styleforge", __version__
         temporary.write_bytes(graph.SerializeToString())
         run = _session(temporary)
         differences = {tuple(size): _difference(model, run, size, 1 + n % 2) for n, size in enumerate(sizes)}
@@ -124,7 +136,7 @@ def export_onnx(
                 todo="Try another opset; if none helps, report it with the config.json of the style.",
             )
         ours, theirs = _seconds(model, run, max(sizes, key=math.prod))
-    return ExportReport(Path(file), Path(file).stat().st_size, differences, ours, ours / theirs)
+    return ExportReport(file, file.stat().st_size, differences, ours, ours / theirs)
 
 
 class _Whole(nn.Module):

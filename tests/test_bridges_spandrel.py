@@ -213,6 +213,7 @@ def test_networks_that_spandrel_has_no_word_for(tmp_path, network):
 def test_only_a_suffix_that_spandrel_reads(tmp_path):
     with pytest.raises(ConfigError, match="safetensors"):
         bridge.save("fastcut-monet", tmp_path / "monet.pth")
+    assert bridge.save("mini-monet", tmp_path / "monet.SAFETENSORS").exists()
 
 
 HOSTILE = {

@@ -1,7 +1,9 @@
 """The command line: what a person types, and what they read when it goes wrong."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -133,12 +135,15 @@ def test_without_style_it_takes_the_bundled_one(call, photo):
         (["train", "cyclegan", "--source", "x", "--target", "y", "--output", "z", "--zoom", "a"], 2, "list of numbers"),
         (["train", "cyclegan", "--source", "x", "--target", "y", "--output", "z"], 1, "No such folder"),
         (["push", "nowhere", "me/x"], 1, "No such folder"),
+        (["export", "STYLE", "-o", "x.txt"], 1, "ends in .onnx"),
+        (["export", "STYLE", "-o", "PHOTO/x.onnx"], 1, "photo.png). Check the path"),
+        (["explain", "PHOTO", "-s", "STYLE", "-o", "PHOTO"], 1, "Check the path"),
         (["nonsense"], 2, "nonsense"),
     ],
 )
 def test_mistakes_are_sentences(call, style, photo, tmp_path, monkeypatch, arguments, code, words):
     monkeypatch.chdir(tmp_path)
-    given = [{"PHOTO": str(photo), "STYLE": style}.get(a, a) for a in arguments]
+    given = [a.replace("PHOTO", str(photo)).replace("STYLE", str(style)) for a in arguments]
     got, _, err = call(*given)
     assert got == code
     assert words in err and "Traceback" not in err
@@ -420,6 +425,17 @@ def test_regions_are_found_by_a_model_of_transformers(call, style, photo, tmp_pa
 def test_explain_writes_maps(call, style, photo, tmp_path):
     code, out, _ = call("explain", photo, "-s", style, "-o", tmp_path / "why")
     assert code == 0 and "changed_color" in out and len(list((tmp_path / "why").iterdir())) >= 3
+
+
+def test_what_was_begun_goes_when_the_process_is_stopped(call, style, photo, tmp_path, monkeypatch):
+    pytest.importorskip("pyvips")
+    monkeypatch.setattr(StylePipeline, "paint", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("nobody listens"))
+    try:
+        code, *_ = call("stylize", photo, "-s", style, "--stream", "-o", tmp_path / "out" / "x.png")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert code == 143 and not list((tmp_path / "out").iterdir())
 
 
 def test_export_writes_a_graph_or_says_what_is_missing(call, style, tmp_path, monkeypatch):

@@ -159,6 +159,17 @@ def test_nothing_is_kept_uncompared(net, tmp_path, options, message):
         export_onnx(net, tmp_path / "x.onnx", **options)
 
 
+def test_a_target_is_looked_at_before_the_work(net, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "x.onnx").mkdir()
+    monkeypatch.setattr(export, "_record", lambda *_: pytest.fail("recorded"))
+    for name, error in (("x.onnx", ConfigError), ("x.pt", ConfigError), ("x", ConfigError), ("file/x.onnx", OSError)):
+        with pytest.raises(error):
+            export_onnx(net, tmp_path / name)
+    monkeypatch.undo()
+    assert export_onnx(net, tmp_path / "y.ONNX", sizes=[(8, 8)]).file.exists()
+
+
 def test_discriminators_make_no_pictures(tmp_path):
     with pytest.raises(ConfigError, match="makes no pictures"):
         export_onnx(PatchDiscriminator(width=2), tmp_path / "x.onnx")

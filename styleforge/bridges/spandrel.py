@@ -98,7 +98,7 @@ def save(style: str | os.PathLike[str], path: str | os.PathLike[str], **options:
         ConfigError: another suffix, or as for :func:`load`.
         StyleforgeError: as for :func:`load`.
     """
-    if Path(path).suffix != ".safetensors":
+    if Path(path).suffix.lower() != ".safetensors":
         todo = "Name it .safetensors: spandrel goes by the suffix."
         raise ConfigError("Cannot write this file", where=path, allowed=".safetensors", todo=todo)
     network = load(style, **{"dtype": None, **options}).model

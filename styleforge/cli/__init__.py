@@ -3,11 +3,12 @@
 Nothing heavy is imported before a command runs, so that `--help` answers at once. One word for one thing: commands
 about pictures take them as arguments and the style as `--style`; commands about a style take it as their argument.
 Exit codes: 0 done, 1 something could not be done (a sentence on standard error says what), 2 the command was not
-understood, 130 stopped by Ctrl-C.
+understood, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import click
@@ -49,7 +50,8 @@ for _command in (command for commands in SECTIONS.values() for command in comman
 
 
 def main() -> None:
-    """Run the command line; errors of ours become one sentence and exit code 1."""
+    """Run the command line; errors of ours and of the system become one sentence and exit code 1."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # temporary files go, as with Ctrl-C
     try:
         cli(standalone_mode=False)
     except click.exceptions.Exit as exit_:
@@ -59,6 +61,10 @@ def main() -> None:
         sys.exit(error.exit_code)
     except StyleforgeError as error:
         click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:  # of a full disk, or a place where nothing can be written
+        told = StyleforgeError(error.strerror or str(error), where=error.filename, todo="Check the path and the disk.")
+        click.echo(f"Error: {told}", err=True)
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)

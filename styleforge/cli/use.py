@@ -299,7 +299,7 @@ def export(style: str, output: Path, license: str, **options: Any) -> None:
 
     A graph is compared with PyTorch at three sizes before the file is kept.
     """
-    if output.suffix == ".safetensors":
+    if output.suffix.lower() == ".safetensors":
         from ..bridges import spandrel
 
         options["local_files_only"] = options.pop("offline")
