@@ -253,7 +253,7 @@ def stylize_video(
         images.check_size(stream.width, stream.height, source, pipe.policy)  # before any frame is decoded
         parts = _parts(folder, [*settings, source.stat().st_mtime_ns], resume)
         count = resumed = _restore(style, parts)
-        frames = islice(film.decode(stream), resumed, None)
+        frames = islice(_timed(film.decode(stream)), resumed, None)
         sums = np.zeros(4)
         while first := next(frames, None):
             part = folder / f"{len(parts):06d}{_PART_SUFFIX}"
@@ -324,6 +324,15 @@ def _restore(style: SteadyStyle, parts: list[Path]) -> int:
     count = int(state.pop("numbers")[0])
     style.state = state
     return count
+
+
+def _timed(frames: Iterable[Any]) -> Iterator[Any]:
+    """All frames with a time: one without, as in a bare stream (.h264), follows the one before."""
+    end = 0
+    for frame in frames:
+        frame.pts = end if frame.pts is None else frame.pts
+        end = frame.pts + frame.duration
+        yield frame
 
 
 def _style_frame(style: SteadyStyle, frame: Any, encode: Callable[[np.ndarray, int], None]) -> np.ndarray:

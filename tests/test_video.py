@@ -221,6 +221,21 @@ def test_rotation_and_other_containers(pipe, tmp_path, suffix):
     assert watch(tmp_path / f"out{suffix}")[3] == watch(film)[3] != 0
 
 
+def test_frames_without_times_follow_each_other_in_a_run_that_goes_on_too(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "PART", 2)
+    film = shoot(tmp_path / "film.h264", pan(5))
+
+    def stop(count, total):
+        if count == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stylize_video(pipe, film, tmp_path / "out.mp4", on_frame=stop)
+    assert stylize_video(pipe, film, tmp_path / "out.mp4").resumed == 2
+    times = watch(tmp_path / "out.mp4")[0]
+    assert [float(time) for time in times] == pytest.approx([n * 1001 / 30000 for n in range(5)], abs=1e-3)
+
+
 def test_a_stopped_run_goes_on_and_gives_the_same_film(pipe, film, tmp_path, monkeypatch):
     monkeypatch.setattr(video, "PART", 3)
     stylize_video(pipe, film, tmp_path / "whole.mp4", blend=0.5)
