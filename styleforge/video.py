@@ -209,7 +209,7 @@ def stylize_video(
     on_frame: Callable[[int, int], object] | None = None,
     **options: Any,
 ) -> Report:
-    """Style a film; its sound, times of frames and rotation stay.
+    """Style a film; its sound, times of frames, rotation and shape of pixels stay.
 
     The result is H.264 with 4:2:0 colors, which every player shows; where a side is odd, its last row or column is
     repeated. It appears whole or not at all. Until then finished parts of 64 frames lie in a hidden folder beside it,
@@ -355,6 +355,7 @@ def _encoder(av: Any, path: Path, like: Any, first: Any) -> Iterator[Callable[[n
         stream = part.add_stream("libx264", rate=like.average_rate or 25, options={"crf": "18"})
         stream.width, stream.height = (side + side % 2 for side in (first.width, first.height))
         stream.pix_fmt, stream.time_base, stream.codec_context.time_base = "yuv420p", like.time_base, like.time_base
+        stream.codec_context.sample_aspect_ratio = like.sample_aspect_ratio or 0  # not known
         stream.codec_context.max_b_frames = 0  # times of decoding are those of showing: parts join without a seam
         stream.codec_context.colorspace, stream.codec_context.color_range = 1, 1  # BT.709, 16 to 235
 

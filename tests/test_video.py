@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -150,14 +151,14 @@ def film(tmp_path):
     return shoot(tmp_path / "film.mp4", pan(7)[:, :, :39], sound=True)
 
 
-def shoot(path, frames, sound=False, rotation=0):
+def shoot(path, frames, sound=False, rotation=0, aspect=0):
     av = pytest.importorskip("av")
-    from fractions import Fraction
 
     with av.open(str(path), "w") as result:
         stream = result.add_stream("libx264", rate=Fraction(30000, 1001), options={"crf": "1"})
         stream.height, stream.width = frames.shape[2:]
         stream.pix_fmt = "yuv444p"
+        stream.codec_context.sample_aspect_ratio = aspect
         if rotation:
             stream.set_display_rotation(rotation)
         audio = result.add_stream("aac", rate=48000, layout="mono") if sound else None
@@ -219,6 +220,14 @@ def test_rotation_and_other_containers(pipe, tmp_path, suffix):
     film = shoot(tmp_path / "film.mov", pan(2), rotation=90)
     stylize_video(pipe, film, tmp_path / f"out{suffix}")
     assert watch(tmp_path / f"out{suffix}")[3] == watch(film)[3] != 0
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_pixels_that_are_no_squares_stay_so(pipe, tmp_path, suffix):
+    film = shoot(tmp_path / "film.mp4", pan(2), aspect=Fraction(4, 3))
+    stylize_video(pipe, film, tmp_path / f"out{suffix}")
+    with pytest.importorskip("av").open(str(tmp_path / f"out{suffix}")) as result:
+        assert result.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
 
 
 def test_frames_without_times_follow_each_other_in_a_run_that_goes_on_too(pipe, tmp_path, monkeypatch):
