@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from heapq import merge
 from itertools import chain, islice
 from pathlib import Path
@@ -212,8 +213,9 @@ def stylize_video(
     """Style a film; its sound, times of frames, rotation and shape of pixels stay.
 
     The result is H.264 with 4:2:0 colors, which every player shows; where a side is odd, its last row or column is
-    repeated. It appears whole or not at all. Until then finished parts of 64 frames lie in a hidden folder beside it,
-    with what the next one needs to know of them: a run that was stopped goes on there and gives the same film.
+    repeated. What begins at a later time than 0, as transport streams do, begins at 0. It appears whole or not at all.
+    Until then finished parts of 64 frames lie in a hidden folder beside it, with what the next one needs to know of
+    them: a run that was stopped goes on there and gives the same film.
 
     Args:
         pipe: the style.
@@ -377,10 +379,11 @@ def _join(av: Any, parts: list[Path], source: Path, target: Path) -> None:
             video = result.add_stream_from_template(first.streams.video[0])
         if rotation:
             video.set_display_rotation(rotation)
-        streams = [_moved((packet for part in parts for packet in _packets(av, part)), video)]
+        begin = Fraction(max(film.start_time or 0, 0), av.time_base)  # transport streams may begin at hours
+        streams = [_moved((packet for part in parts for packet in _packets(av, part)), video, begin)]
         if film.streams.audio:
             audio = result.add_stream_from_template(film.streams.audio[0])
-            streams.append(_moved(film.demux(film.streams.audio[0]), audio))
+            streams.append(_moved(film.demux(film.streams.audio[0]), audio, begin))
         for packet in merge(*streams, key=lambda packet: packet.dts * packet.time_base):
             result.mux(packet)
 
@@ -390,9 +393,12 @@ def _packets(av: Any, part: Path) -> Iterator[Any]:
         yield from film.demux(film.streams.video[0])
 
 
-def _moved(packets: Iterable[Any], stream: Any) -> Iterator[Any]:
-    """Packets as those of another stream, without the empty one at the end."""
+def _moved(packets: Iterable[Any], stream: Any, begin: Fraction) -> Iterator[Any]:
+    """Packets as those of another stream, their times counted from `begin` (s), without the empty one at the end."""
     for packet in packets:
         if packet.pts is not None:
-            packet.stream, packet.dts = stream, packet.pts if packet.dts is None else packet.dts
+            first = round(begin / packet.time_base)
+            packet.dts = (packet.pts if packet.dts is None else packet.dts) - first
+            packet.pts -= first
+            packet.stream = stream
             yield packet

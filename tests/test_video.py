@@ -151,10 +151,10 @@ def film(tmp_path):
     return shoot(tmp_path / "film.mp4", pan(7)[:, :, :39], sound=True)
 
 
-def shoot(path, frames, sound=False, rotation=0, aspect=0):
+def shoot(path, frames, sound=False, rotation=0, aspect=0, begin=0):
     av = pytest.importorskip("av")
 
-    with av.open(str(path), "w") as result:
+    with av.open(str(path), "w", options={"output_ts_offset": str(begin)}) as result:
         stream = result.add_stream("libx264", rate=Fraction(30000, 1001), options={"crf": "1"})
         stream.height, stream.width = frames.shape[2:]
         stream.pix_fmt = "yuv444p"
@@ -228,6 +228,22 @@ def test_pixels_that_are_no_squares_stay_so(pipe, tmp_path, suffix):
     stylize_video(pipe, film, tmp_path / f"out{suffix}")
     with pytest.importorskip("av").open(str(tmp_path / f"out{suffix}")) as result:
         assert result.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_a_film_that_begins_late_begins_at_once(pipe, tmp_path, suffix):
+    av = pytest.importorskip("av")
+    film = shoot(tmp_path / "film.ts", pan(2), sound=True, begin=7200)
+    stylize_video(pipe, film, tmp_path / f"out{suffix}")
+
+    def begins(path):
+        with av.open(str(path)) as opened:
+            streams = opened.streams.video[0], opened.streams.audio[0]
+            return [float(stream.start_time * stream.time_base) for stream in streams]
+
+    (picture, sound), (new_picture, new_sound) = begins(film), begins(tmp_path / f"out{suffix}")
+    assert picture > 7190 and 0 <= min(new_picture, new_sound) < 0.01
+    assert new_picture - new_sound == pytest.approx(picture - sound, abs=2e-3)
 
 
 def test_frames_without_times_follow_each_other_in_a_run_that_goes_on_too(pipe, tmp_path, monkeypatch):
