@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from heapq import merge
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +266,7 @@ def stylize_video(
                         count += 1
                         if on_frame:
                             on_frame(count, stream.frames)
-                numbers = torch.tensor([count, first.rotation])
+                numbers = torch.tensor([count, first.rotation, frame.duration])
                 state = {name: tensor.clone() for name, tensor in (style.state | {"numbers": numbers}).items()}
                 files.write_bytes(_state_of(part), safetensors.torch.save(state))
             parts.append(part)
@@ -318,12 +318,18 @@ def _state_of(part: Path) -> Path:
     return part.with_suffix(".safetensors")
 
 
+def _numbers(part: Path) -> list[int]:
+    """Frames up to the end of a part, their rotation, and how long the last one is shown."""
+    with safetensors.safe_open(_state_of(part), "pt") as state:
+        return state.get_tensor("numbers").tolist()
+
+
 def _restore(style: SteadyStyle, parts: list[Path]) -> int:
     """Let a style go on behind the last part; the number of frames so far."""
     if not parts:
         return 0
     state = safetensors.torch.load_file(_state_of(parts[-1]))
-    count = int(state.pop("numbers")[0])
+    count, *_ = state.pop("numbers").tolist()
     style.state = state
     return count
 
@@ -373,14 +379,15 @@ def _encoder(av: Any, path: Path, like: Any, first: Any) -> Iterator[Callable[[n
 
 def _join(av: Any, parts: list[Path], source: Path, target: Path) -> None:
     """All parts, and the sound of the source, in the order of their times."""
-    rotation = int(safetensors.torch.load_file(_state_of(parts[-1]))["numbers"][1])
+    _, rotation, _ = _numbers(parts[-1])
     with files.replacing(target) as path, av.open(str(source)) as film, av.open(str(path), "w") as result:
         with av.open(str(parts[0])) as first:
             video = result.add_stream_from_template(first.streams.video[0])
         if rotation:
             video.set_display_rotation(rotation)
         begin = Fraction(max(film.start_time or 0, 0), av.time_base)  # transport streams may begin at hours
-        streams = [_moved((packet for part in parts for packet in _packets(av, part)), video, begin)]
+        unit = film.streams.video[0].time_base
+        streams = [_moved((packet for part in parts for packet in _packets(av, part, unit)), video, begin)]
         if film.streams.audio:
             audio = result.add_stream_from_template(film.streams.audio[0])
             streams.append(_moved(film.demux(film.streams.audio[0]), audio, begin))
@@ -388,9 +395,14 @@ def _join(av: Any, parts: list[Path], source: Path, target: Path) -> None:
             result.mux(packet)
 
 
-def _packets(av: Any, part: Path) -> Iterator[Any]:
+def _packets(av: Any, part: Path, unit: Fraction) -> Iterator[Any]:
+    """Packets of a part with how long they are shown, which it does not keep; `unit` is what frames are timed in."""
+    *_, last = _numbers(part)
     with av.open(str(part)) as film:
-        yield from film.demux(film.streams.video[0])
+        for packet, after in pairwise(film.demux(film.streams.video[0])):  # an empty one comes at the end
+            known = round(last * unit / packet.time_base) if after.pts is None else after.pts - packet.pts
+            packet.duration = known or packet.duration
+            yield packet
 
 
 def _moved(packets: Iterable[Any], stream: Any, begin: Fraction) -> Iterator[Any]:

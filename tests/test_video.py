@@ -246,6 +246,16 @@ def test_a_film_that_begins_late_begins_at_once(pipe, tmp_path, suffix):
     assert new_picture - new_sound == pytest.approx(picture - sound, abs=2e-3)
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_the_last_frame_is_shown_as_long(pipe, tmp_path, suffix):
+    av = pytest.importorskip("av")
+    first, *rest = (Image.fromarray((frame * 255).byte().permute(1, 2, 0).numpy()) for frame in pan(3))
+    first.save(tmp_path / "film.gif", save_all=True, append_images=rest, duration=[500, 500, 4000])
+    stylize_video(pipe, tmp_path / "film.gif", tmp_path / f"out{suffix}")
+    with av.open(str(tmp_path / f"out{suffix}")) as result:
+        assert result.duration == pytest.approx(5 * av.time_base, abs=2000)
+
+
 def test_frames_without_times_follow_each_other_in_a_run_that_goes_on_too(pipe, tmp_path, monkeypatch):
     monkeypatch.setattr(video, "PART", 2)
     film = shoot(tmp_path / "film.h264", pan(5))
