@@ -117,7 +117,7 @@ class SteadyStyle:
         pipe: the style.
         smooth: weight of the past in all averages, in [0, 1); with 0, and without blend, each frame is styled alone.
         blend: share of the result before where the frame did not change, in [0, 1).
-        **options: for :meth:`StylePipeline.__call__`.
+        **options: for :meth:`StylePipeline.__call__`. With a mask the grid stays where it is.
 
     Attributes:
         cuts: how many scenes began after the first.
@@ -133,7 +133,8 @@ class SteadyStyle:
         self.cuts, self.shift = 0, (0, 0)
         self._pipe, self._smooth, self._blend, self._options = pipe, smooth, blend, options
         multiple = pipe.model.capabilities.multiple
-        self._grid = multiple if smooth and multiple <= _LARGEST_GRID else 1
+        moves = smooth and multiple <= _LARGEST_GRID and options.get("mask") is None
+        self._grid = multiple if moves else 1  # a mask is of the frame's size, and would slide on a padded one
         self._sums = SteadySums(smooth)
         self._state: dict[str, Tensor] = {}
 

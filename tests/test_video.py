@@ -68,6 +68,14 @@ def test_a_pan_in_unsteady_light_flickers_less_than_half(pipe, step):
     assert blended < smooth < rough / 2
 
 
+def test_a_mask_stays_where_it_is_while_the_camera_pans(pipe):
+    frames, mask = pan(4), np.zeros((40, 40), np.uint8)
+    mask[:, 20:] = 255
+    results, _ = styled(pipe, frames, mask=mask)
+    assert torch.allclose(results[..., :20], frames[..., :20], atol=0.02)  # but for the light
+    assert not torch.allclose(results[..., 20:], frames[..., 20:], atol=0.1)
+
+
 @pytest.mark.parametrize("step", [(0, 0), (0, 3), (2, 5), (-4, 1), (0, -7)])
 def test_the_shift_of_the_camera_is_found(step):
     picture = scene(3)
