@@ -15,6 +15,7 @@ followed.
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import time
@@ -231,9 +232,10 @@ def stylize_video(
 
     Raises:
         MissingExtra: PyAV is not installed.
-        ConfigError: another suffix, a target that exists, or a setting that cannot be used.
+        ConfigError: another suffix, one whose container does not take the sound, a target that exists, or a setting
+            that cannot be used.
         ImageUnreadable: no film, no video stream or no frames in it, a film that breaks off with an error, or a target
-            that cannot be written (a full disk, sound that its container does not take). Finished parts are kept.
+            that cannot be written (a full disk). Finished parts are kept.
         ImageTooLarge: frames over the limits of the pipeline's policy.
     """
     begin = time.monotonic()
@@ -254,6 +256,7 @@ def stylize_video(
             raise ImageUnreadable("No pictures in this film", where=source, todo="Give one with a video stream.")
         stream = film.streams.video[0]
         images.check_size(stream.width, stream.height, source, pipe.policy)  # before any frame is decoded
+        _check_sound(av, source, target)
         parts = _parts(folder, [*settings, source.stat().st_mtime_ns], resume)
         count = resumed = _restore(style, parts)
         frames = islice(_timed(film.decode(stream)), resumed, None)
@@ -301,8 +304,29 @@ def _readable(av: Any, source: Path) -> Iterator[None]:
             "Cannot style the film",
             where=source,
             found=f"{type(error).__name__}: {error}",
-            todo="Check that it plays and that the disk has room; sound of any kind fits into .mkv only.",
+            todo="Check that it plays and that the disk has room.",
         ) from error
+
+
+def _check_sound(av: Any, source: Path, target: Path) -> None:
+    """Let the container refuse the sound now, by its first packet, and not when all frames are styled."""
+    trial = io.BytesIO()
+    trial.name = target.name  # type: ignore[attr-defined] -- tells FFmpeg the kind
+    with av.open(str(source)) as film:
+        packets = (packet for stream in film.streams.audio[:1] for packet in film.demux(stream) if packet.size)
+        for first in islice(packets, 1):
+            sound = first.stream
+            try:
+                with av.open(trial, "w") as result:
+                    first.stream, first.pts, first.dts = result.add_stream_from_template(sound), 0, 0
+                    result.mux(first)
+            except (av.FFmpegError, ValueError) as error:
+                raise ConfigError(
+                    "This kind of film does not take the sound",
+                    where=target,
+                    found=sound.codec_context.codec.canonical_name,
+                    todo="Name the target .mkv, which takes any.",
+                ) from error
 
 
 def _parts(folder: Path, settings: list[Any], resume: bool) -> list[Path]:

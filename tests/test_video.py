@@ -156,10 +156,10 @@ def test_what_is_remembered_is_enough_to_go_on(pipe):
 @pytest.fixture
 def film(tmp_path):
     """7 frames of 41 x 39 at 30000/1001 per second, with half a second of sound."""
-    return shoot(tmp_path / "film.mp4", pan(7)[:, :, :39], sound=True)
+    return shoot(tmp_path / "film.mp4", pan(7)[:, :, :39], sound="aac")
 
 
-def shoot(path, frames, sound=False, rotation=0, aspect=0, begin=0):
+def shoot(path, frames, sound="", rotation=0, aspect=0, begin=0):
     av = pytest.importorskip("av")
 
     with av.open(str(path), "w", options={"output_ts_offset": str(begin)}) as result:
@@ -169,7 +169,7 @@ def shoot(path, frames, sound=False, rotation=0, aspect=0, begin=0):
         stream.codec_context.sample_aspect_ratio = aspect
         if rotation:
             stream.set_display_rotation(rotation)
-        audio = result.add_stream("aac", rate=48000, layout="mono") if sound else None
+        audio = result.add_stream(sound, rate=48000, layout="mono") if sound else None
         for frame in frames:
             array = (frame * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
             result.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
@@ -241,7 +241,7 @@ def test_pixels_that_are_no_squares_stay_so(pipe, tmp_path, suffix):
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
 def test_a_film_that_begins_late_begins_at_once(pipe, tmp_path, suffix):
     av = pytest.importorskip("av")
-    film = shoot(tmp_path / "film.ts", pan(2), sound=True, begin=7200)
+    film = shoot(tmp_path / "film.ts", pan(2), sound="aac", begin=7200)
     stylize_video(pipe, film, tmp_path / f"out{suffix}")
 
     def begins(path):
@@ -317,6 +317,17 @@ def test_a_full_disk_keeps_finished_parts(pipe, film, tmp_path, monkeypatch):
             stylize_video(pipe, film, tmp_path / "out.mp4")
     report = stylize_video(pipe, film, tmp_path / "out.mp4")
     assert (report.frames, report.resumed) == (7, 7) and len(watch(tmp_path / "out.mp4")[0]) == 7
+
+
+def test_sound_that_the_container_refuses_is_told_before_a_frame_is_styled(pipe, tmp_path, monkeypatch):
+    film = shoot(tmp_path / "film.mkv", pan(2), sound="libopus")
+    with monkeypatch.context() as patched:
+        patched.setattr(video, "_style_frame", lambda *args: pytest.fail("a frame was styled"))
+        with pytest.raises(ConfigError, match=r"does not take the sound.*opus.*\.mkv"):
+            stylize_video(pipe, film, tmp_path / "out.m4v")
+    assert [path.name for path in tmp_path.iterdir()] == ["film.mkv"]
+    stylize_video(pipe, film, tmp_path / "out.mkv")
+    assert watch(tmp_path / "out.mkv")[2] == watch(film)[2] != []
 
 
 def test_what_cannot_be_styled(pipe, film, tmp_path):
