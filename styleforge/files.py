@@ -20,15 +20,16 @@ _ABANDONED = 86_400  # seconds: no writer takes a day
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it becomes `path` when the block ends well, else it is removed.
+def replacing(path: str | os.PathLike[str], folder: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary path; it becomes `path` when the block ends well, else it is removed.
 
+    It lies beside `path`, or in `folder` of the same disk, where there is one to :func:`clean`.
     What was at `path` stays readable until the last moment. Missing parent folders are made.
     The temporary name keeps the suffix, because image encoders choose the format by it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path.parent, path.stem, path.suffix)
+    temporary = _temporary(folder or path.parent, path.stem, path.suffix)
     try:
         yield temporary
         _sync(temporary)

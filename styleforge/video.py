@@ -405,7 +405,8 @@ def _encoder(av: Any, path: Path, like: Any, first: Any) -> Iterator[Callable[[n
 def _join(av: Any, parts: list[Path], source: Path, target: Path) -> None:
     """All parts, and the sound of the source, in the order of their times."""
     _, rotation, _ = _numbers(parts[-1])
-    with files.replacing(target) as path, av.open(str(source)) as film, av.open(str(path), "w") as result:
+    among = files.replacing(target, parts[0].parent)  # which the next run cleans where this one is killed
+    with among as path, av.open(str(source)) as film, av.open(str(path), "w") as result:
         with av.open(str(parts[0])) as first:
             video = result.add_stream_from_template(first.streams.video[0])
         if rotation:

@@ -1,5 +1,6 @@
 """Films: steady where the camera moves, frame by frame where asked, and whole or not there at all."""
 
+import os
 import sys
 from dataclasses import replace
 from fractions import Fraction
@@ -328,6 +329,13 @@ def test_sound_that_the_container_refuses_is_told_before_a_frame_is_styled(pipe,
     assert [path.name for path in tmp_path.iterdir()] == ["film.mkv"]
     stylize_video(pipe, film, tmp_path / "out.mkv")
     assert watch(tmp_path / "out.mkv")[2] == watch(film)[2] != []
+
+
+def test_a_film_is_joined_where_the_next_run_cleans(pipe, film, tmp_path, monkeypatch):
+    replace, renamed = os.replace, []
+    monkeypatch.setattr(os, "replace", lambda old, new: (renamed.append((old.parent.name, new.name)), replace(old, new)))
+    stylize_video(pipe, film, tmp_path / "out.mp4")
+    assert renamed[-1] == (".out.mp4-parts", "out.mp4")
 
 
 def test_what_cannot_be_styled(pipe, film, tmp_path):
