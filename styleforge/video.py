@@ -261,23 +261,26 @@ def stylize_video(
         count = resumed = _restore(style, parts)
         frames = islice(_timed(film.decode(stream)), resumed, None)
         sums = np.zeros(4)
-        while first := next(frames, None):
-            part = folder / f"{len(parts):06d}{_PART_SUFFIX}"
-            with files.replacing(part) as path:
-                with _encoder(av, path, stream, first) as encode:
-                    for frame in chain([first], islice(frames, PART - 1)):
-                        sums += _style_frame(style, frame, encode)
-                        count += 1
-                        if on_frame:
-                            on_frame(count, stream.frames)
-                numbers = torch.tensor([count, first.rotation, frame.duration])
-                state = {name: tensor.clone() for name, tensor in (style.state | {"numbers": numbers}).items()}
-                files.write_bytes(_state_of(part), safetensors.torch.save(state))
-            parts.append(part)
-        if not parts:
-            shutil.rmtree(folder)
-            raise ImageUnreadable("No frames in this film", where=source, todo="Check that it plays.")
-        _join(av, parts, source, target)
+        try:
+            while first := next(frames, None):
+                part = folder / f"{len(parts):06d}{_PART_SUFFIX}"
+                with files.replacing(part) as path:
+                    with _encoder(av, path, stream, first) as encode:
+                        for frame in chain([first], islice(frames, PART - 1)):
+                            sums += _style_frame(style, frame, encode)
+                            count += 1
+                            if on_frame:
+                                on_frame(count, stream.frames)
+                    numbers = torch.tensor([count, first.rotation, frame.duration])
+                    state = {name: tensor.clone() for name, tensor in (style.state | {"numbers": numbers}).items()}
+                    files.write_bytes(_state_of(part), safetensors.torch.save(state))
+                parts.append(part)
+            if not parts:
+                raise ImageUnreadable("No frames in this film", where=source, todo="Check that it plays.")
+            _join(av, parts, source, target)
+        finally:
+            if not parts:  # nothing to go on from
+                shutil.rmtree(folder)
     shutil.rmtree(folder)
     moved, flickered, warped, pairs = sums.tolist()
     flicker = flickered / moved if moved else 0.0

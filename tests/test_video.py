@@ -333,7 +333,9 @@ def test_sound_that_the_container_refuses_is_told_before_a_frame_is_styled(pipe,
 
 def test_a_film_is_joined_where_the_next_run_cleans(pipe, film, tmp_path, monkeypatch):
     replace, renamed = os.replace, []
-    monkeypatch.setattr(os, "replace", lambda old, new: (renamed.append((old.parent.name, new.name)), replace(old, new)))
+    monkeypatch.setattr(
+        os, "replace", lambda old, new: (renamed.append((old.parent.name, new.name)), replace(old, new))
+    )
     stylize_video(pipe, film, tmp_path / "out.mp4")
     assert renamed[-1] == (".out.mp4-parts", "out.mp4")
 
@@ -371,7 +373,12 @@ def test_frames_over_the_limits_are_not_decoded(pipe, film, tmp_path, monkeypatc
 
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
-    [("out.gif", {}, "kind of film"), ("film.mp4", {}, "exists"), ("out.mp4", {"smooth": 1.0}, "smooth")],
+    [
+        ("out.gif", {}, "kind of film"),
+        ("film.mp4", {}, "exists"),
+        ("out.mp4", {"smooth": 1.0}, "smooth"),
+        ("out.mp4", {"mask": np.ones((2, 2), np.uint8)}, "another size"),
+    ],
 )
 def test_settings_that_cannot_be_used(pipe, film, tmp_path, name, settings, message):
     with pytest.raises(ConfigError, match=message):
