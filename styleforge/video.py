@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -215,9 +216,10 @@ def stylize_video(
     """Style a film; its sound, times of frames, rotation and shape of pixels stay.
 
     The result is H.264 with 4:2:0 colors, which every player shows; where a side is odd, its last row or column is
-    repeated. What begins at a later time than 0, as transport streams do, begins at 0. It appears whole or not at all.
-    Until then finished parts of 64 frames lie in a hidden folder beside it, with what the next one needs to know of
-    them: a run that was stopped goes on there and gives the same film.
+    repeated; where frames change their size, they keep that of the first. What begins at a later time than 0, as
+    transport streams do, begins at 0. It appears whole or not at all. Until then finished parts of 64 frames lie in a
+    hidden folder beside it, with what the next one needs to know of them: a run that was stopped goes on there and
+    gives the same film.
 
     Args:
         pipe: the style.
@@ -234,8 +236,8 @@ def stylize_video(
         MissingExtra: PyAV is not installed.
         ConfigError: another suffix, one whose container does not take the sound, a target that exists, or a setting
             that cannot be used.
-        ImageUnreadable: no film, no video stream or no frames in it, a film that breaks off with an error, or a target
-            that cannot be written (a full disk). Finished parts are kept.
+        ImageUnreadable: no film, no video stream or no frames in it, times that go back, a film that breaks off with an
+            error, or a target that cannot be written (a full disk). Finished parts are kept.
         ImageTooLarge: frames over the limits of the pipeline's policy.
     """
     begin = time.monotonic()
@@ -259,7 +261,7 @@ def stylize_video(
         _check_sound(av, source, target)
         parts = _parts(folder, [*settings, source.stat().st_mtime_ns], resume)
         count = resumed = _restore(style, parts)
-        frames = islice(_timed(film.decode(stream)), resumed, None)
+        frames = islice(_frames(film, stream), resumed, None)
         sums = np.zeros(4)
         try:
             while first := next(frames, None):
@@ -362,12 +364,20 @@ def _restore(style: SteadyStyle, parts: list[Path]) -> int:
     return count
 
 
-def _timed(frames: Iterable[Any]) -> Iterator[Any]:
-    """All frames with a time: one without, as in a bare stream (.h264), follows the one before."""
-    end = 0
-    for frame in frames:
-        frame.pts = end if frame.pts is None else frame.pts
-        end = frame.pts + frame.duration
+def _frames(film: Any, stream: Any) -> Iterator[Any]:
+    """All frames in the size that the stream begins with, and with a time: one without follows the one before."""
+    size, last, end = (stream.width, stream.height), -math.inf, 0
+    for frame in film.decode(stream):
+        frame = frame.reformat(*size)
+        frame.pts = end if frame.pts is None else frame.pts  # as in a bare stream (.h264)
+        if frame.pts <= last:
+            raise ImageUnreadable(
+                "The times of this film go back",
+                where=film.name,
+                found=f"{frame.time:g} s after {float(last * frame.time_base):g} s",
+                todo="Let FFmpeg write them anew: ffmpeg -i FILM -c copy new.mkv",
+            )
+        last, end = frame.pts, frame.pts + frame.duration
         yield frame
 
 

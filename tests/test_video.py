@@ -265,6 +265,17 @@ def test_the_last_frame_is_shown_as_long(pipe, tmp_path, suffix):
         assert result.duration == pytest.approx(5 * av.time_base, abs=2000)
 
 
+def test_frames_that_change_their_size_get_that_of_the_first(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "PART", 2)
+    large, small = pan(3), pan(3, side=24)
+    data = [shoot(tmp_path / f"{n}.h264", frames).read_bytes() for n, frames in enumerate((large, small))]
+    (tmp_path / "film.h264").write_bytes(b"".join(data))
+    stylize_video(pipe, tmp_path / "film.h264", tmp_path / "out.mp4", smooth=0.0, strength=0.0)
+    expected = torch.cat([large, nn.functional.interpolate(small, (40, 40), mode="bicubic")]) * 255
+    for frame, array in zip(expected.permute(0, 2, 3, 1).numpy(), watch(tmp_path / "out.mp4")[1], strict=True):
+        assert array.shape == (40, 40, 3) and np.abs(array - frame).mean() < 15
+
+
 def test_frames_without_times_follow_each_other_in_a_run_that_goes_on_too(pipe, tmp_path, monkeypatch):
     monkeypatch.setattr(video, "PART", 2)
     film = shoot(tmp_path / "film.h264", pan(5))
@@ -350,6 +361,8 @@ def test_what_cannot_be_styled(pipe, film, tmp_path):
         samples = av.AudioFrame.from_ndarray(np.zeros((1, 4800), np.float32), format="fltp", layout="mono")
         samples.sample_rate = 48000
         result.mux([*stream.encode(samples), *stream.encode()])
+    twice = shoot(tmp_path / "back.ts", pan(2)).read_bytes() * 2
+    (tmp_path / "back.ts").write_bytes(twice)
     (tmp_path / "empty.y4m").write_text("YUV4MPEG2 W8 H8 F25:1 C420jpeg\n")
     for name, message in (
         ("gone.mp4", "gone.mp4"),
@@ -357,6 +370,7 @@ def test_what_cannot_be_styled(pipe, film, tmp_path):
         ("cut.mp4", "Cannot style the film"),
         ("sound.mp4", "No pictures"),
         ("empty.y4m", "No frames"),
+        ("back.ts", "times of this film go back.*found 0"),
     ):
         with pytest.raises(ImageUnreadable, match=message):
             stylize_video(pipe, tmp_path / name, tmp_path / "out" / "x.mp4")
