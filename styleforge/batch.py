@@ -132,7 +132,8 @@ def stylize_many(
         pipe: the style.
         inputs: files, folders and globs; see :func:`find_pictures`.
         output: folder for the results. `holiday/beach.jpg` of the folder `photos` becomes
-            `OUTPUT/holiday/beach-styled.png`. It may be the folder of the pictures: results are never styled again.
+            `OUTPUT/holiday/beach-styled.png`. It may be the folder of the pictures, or lie below it: results in it, or
+            in other output folders below, are not styled again unless they are named one by one.
         workers: threads that decode and encode.
         suffix: added to the names.
         format: "png", "jpg" or "webp".
@@ -315,7 +316,8 @@ def _plan(inputs: Iterable[Input], output: Path, suffix: str, format: str) -> li
         raise ConfigError(
             "suffix cannot be used", found=repr(suffix), allowed="part of a file name", todo="Give '-styled'."
         )
-    found = find_pictures(inputs)
+    given = [Path(os.fsdecode(one)) for one in inputs]
+    found = [(s, to) for s, to in find_pictures(given) if s in given or not _is_result(s, to, output, suffix)]
     sources = by_target((s, output / to.parent / f"{to.stem}{suffix}.{format}") for s, to in found)
     results = {target.resolve() for target in sources}
     for target, source in sources.items():
@@ -326,6 +328,12 @@ def _plan(inputs: Iterable[Input], output: Path, suffix: str, format: str) -> li
                 todo="Give a suffix, or another output folder.",
             )
     return [(source, target) for target, source in sources.items() if source.resolve() not in results]
+
+
+def _is_result(source: Path, relative: Path, output: Path, suffix: str) -> bool:
+    """Whether a run has made this: into the output folder, or into one below the folder that is to be styled."""
+    folders = [*source.parents[: len(relative.parts) - 1], *({output.resolve()} & {*source.resolve().parents})]
+    return suffix != "" and source.stem.endswith(suffix) and any((folder / MANIFEST).exists() for folder in folders)
 
 
 def by_target(pairs: Iterable[tuple[Path, Path]]) -> dict[Path, Path]:

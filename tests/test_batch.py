@@ -148,6 +148,16 @@ def test_results_beside_their_pictures_are_not_styled_again(pipe, photos):
         stylize_many(pipe, [photos], photos, suffix="")
 
 
+def test_results_of_other_runs_below_are_not_styled_again(pipe, photos):
+    assert stylize_many(pipe, [photos], photos / "one").done == 4
+    assert stylize_many(pipe, [photos], photos / "two", strength=0.5).done == 4
+    assert stylize_many(pipe, [f"{photos}/**/*.png"], photos / "three", strength=0.2).done == 4
+    for format in ("png", "webp"):
+        assert stylize_many(pipe, [photos / "trip"], photos / "trip", format=format).done == 2
+    for named, count in ((photos / "one" / "a-styled.png", 1), (photos / "one", 3)):  # on purpose
+        assert stylize_many(pipe, [named], photos / "again").done == count
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"format": "gif"}, "format"), ({"suffix": "/x"}, "suffix"), ({"workers": 0}, "workers")],
