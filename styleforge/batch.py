@@ -154,7 +154,7 @@ def stylize_many(
     _check_count("workers", workers)
     pairs = _plan(inputs, Path(output), suffix, format)
     options = read_options(options, pipe.policy)
-    since = _remember(Path(output), pairs, digest(pipe, options), overwrite)
+    since = _remember(Path(output), pairs, digest(pipe, options), suffix, overwrite)
     with ThreadPoolExecutor(workers) as pool:
         try:
             return _summary(_styled(pipe, pairs, since, options, pool, workers), on_item, begin)
@@ -205,7 +205,7 @@ def stylize_with_ray(
     _check_count("actors", actors)
     pairs = _plan(inputs, Path(output).absolute(), suffix, format)
     options = read_options(options, pipe.policy)
-    since = _remember(Path(output), pairs, digest(pipe, options), overwrite)
+    since = _remember(Path(output), pairs, digest(pipe, options), suffix, overwrite)
     started = not ray.is_initialized()
     if started:
         ray.init(include_dashboard=False, logging_level="warning")
@@ -365,14 +365,16 @@ def read_options(options: dict[str, Any], policy: ImagePolicy) -> dict[str, Any]
     return read
 
 
-def _remember(output: Path, pairs: list[tuple[Path, Path]], made_with: str, overwrite: bool) -> float:
+def _remember(output: Path, pairs: list[tuple[Path, Path]], made_with: str, suffix: str, overwrite: bool) -> float:
     """Leave the digest in the output folder, and say since when it has been there (seconds, as of `st_mtime`)."""
     path, text = output / MANIFEST, json.dumps({"digest": made_with})
     try:
         files.clean(output)  # what a killed run was writing
         same = path.is_file() and path.read_text("utf-8", "replace") == text
         if not same:
-            old = next((target for _, target in pairs if target.exists()), None)
+            results = (file for format in _FORMATS for file in output.rglob(f"*{glob.escape(suffix)}.{format}"))
+            targets = (target for _, target in pairs if target.exists())
+            old = next(results if path.is_file() else targets, None)
             if old and not overwrite:
                 raise ConfigError(
                     "The output folder holds pictures made with another style or other options",

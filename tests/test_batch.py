@@ -99,6 +99,16 @@ def test_other_options_are_not_taken_for_done(pipe, photos, tmp_path):
     assert (tmp_path / "a-styled.png").read_bytes() != before
 
 
+def test_pictures_of_another_style_do_not_join_those_that_are_there(pipe, photos, tmp_path):
+    out = tmp_path / "out"
+    stylize_many(pipe, [photos / "a.png"], out, strength=0.5)
+    before = (out / "a-styled.png").read_bytes()
+    with pytest.raises(ConfigError, match=r"another style.*a-styled\.png"):  # else the next run would replace a
+        stylize_many(pipe, [photos / "b.png"], out, strength=1.0)
+    assert stylize_many(pipe, [photos], out, strength=0.5).skipped == 1
+    assert (out / "a-styled.png").read_bytes() == before
+
+
 def test_an_overwriting_run_that_stopped_goes_on_without_old_results(pipe, photos, tmp_path):
     stylize_many(pipe, [photos], tmp_path, strength=0.5)
     for path in tmp_path.glob("**/*-styled.png"):
