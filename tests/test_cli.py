@@ -1,5 +1,6 @@
 """The command line: what a person types, and what they read when it goes wrong."""
 
+import errno
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import test_convert
 import torch
 from PIL import Image
 
-from styleforge import ResnetGenerator, StylePipeline, bundled_styles, configs, methods
+from styleforge import ResnetGenerator, StylePipeline, bundled_styles, configs, images, methods
 from styleforge.adaptation import Adaptation
 from styleforge.cli import cli, main
 from styleforge.cli.options import reference_of
@@ -356,6 +357,21 @@ def test_many_pictures_go_into_a_folder_and_are_done_once(call, style, trained, 
     assert code == 1 and "9.png" in err and "1 failed" in err and "Traceback" not in err
     code, _, err = call("stylize", pictures, "-s", style)
     assert code == 1 and "--output" in err
+
+
+def test_what_a_full_disk_has_taken_is_listed(call, style, photo, tmp_path, monkeypatch):
+    write = images.write_bytes
+
+    def full(path, data):
+        if "photo" in path.name:
+            return write(path, data)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    shutil.copy(photo, tmp_path / "second.png")
+    monkeypatch.setattr(images, "write_bytes", full)
+    code, out, err = call("batch", photo, tmp_path / "second.png", "-s", style, "-o", tmp_path / "out", "--json")
+    assert code == 1 and "takes no more" in err
+    assert [(item["source"], item["state"]) for item in json.loads(out)] == [(str(photo), "done")]
 
 
 def test_control_from_the_command_line(call, style, photo, tmp_path):

@@ -400,9 +400,11 @@ def _batch(
             click.echo(item.target if item.state == "done" else f"{item.target}  (done before)")
 
     run = stylize_many if engine == "local" else stylize_with_ray
-    made = run(pipe, pictures, output, on_item=show, **options)
-    if as_json:
-        click.echo(json.dumps(items, indent=2))
+    try:
+        made = run(pipe, pictures, output, on_item=show, **options)
+    finally:  # a full disk ends it, and what is done is to be known
+        if as_json:
+            click.echo(json.dumps(items, indent=2))
     click.echo(
         f"{made.done} styled, {made.skipped} done before, {len(made.failed)} failed, {made.seconds:.1f} s", err=True
     )
