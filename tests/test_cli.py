@@ -110,8 +110,16 @@ def test_one_broken_picture_does_not_stop_the_others(call, style, photo, tmp_pat
 
 
 def test_several_pictures_into_one_file(call, style, photo, tmp_path):
-    code, _, err = call("stylize", photo, photo, "-s", style, "-o", tmp_path / "x.png")
-    assert code == 1 and "folder" in err
+    for pictures in ([photo, photo], [tmp_path]):
+        code, _, err = call("stylize", *pictures, "-s", style, "-o", tmp_path / "x.png")
+        assert code == 1 and "One file" in err
+
+
+def test_a_folder_may_have_a_dot_in_its_name(call, style, photo, tmp_path):
+    (tmp_path / "there.v1").mkdir()
+    for pictures, folder in (([photo, photo], "there.v1"), ([photo, photo], "new.v1"), ([tmp_path], "new.v2")):
+        assert call("stylize", *pictures, "-s", style, "-o", tmp_path / folder)[0] == 0
+        assert (tmp_path / folder / "photo-styled.png").exists()
 
 
 @pytest.mark.skipif(not bundled_styles(), reason="no style is bundled yet")

@@ -88,6 +88,7 @@ def stylize(
     """Style PICTURES: files, or folders with --output. Names are kept, with -styled added, and become PNG."""
     from .. import images
     from ..batch import by_target
+    from ..data import SUFFIXES
     from ..hub import bundled_styles
 
     if regions and (options["style"] or options["mask"]):
@@ -95,13 +96,15 @@ def stylize(
     options["style"] = options["style"] or next(iter(bundled_styles()), None)
     if options["style"] is None and not regions:
         raise ConfigError("No style is bundled with this build", todo="Name one with --style.")
-    several = len(pictures) > 1 or (output is not None and (output.is_dir() or not output.suffix))
-    many = several and output is not None and not stream
-    if output is None and any(picture.is_dir() for picture in pictures):
+    folders = any(picture.is_dir() for picture in pictures)
+    many = folders or len(pictures) > 1
+    if output is None and folders:
         raise ConfigError("A folder of pictures needs one for the results", todo="Name it with --output.")
-    if len(pictures) > 1 and output is not None and output.suffix:
+    if many and output is not None and output.suffix.lower() in SUFFIXES and not output.is_dir():
         raise ConfigError("One file cannot hold several pictures", where=output, todo="Give a folder to --output.")
-    sources = {} if many else by_target((picture, _target(picture, output, several)) for picture in pictures)
+    several = many or (output is not None and (output.is_dir() or not output.suffix))
+    together = several and output is not None and not stream
+    sources = {} if together else by_target((picture, _target(picture, output, several)) for picture in pictures)
     if regions:
         if several:
             raise ConfigError("Regions are those of one picture", todo="Name one, and a file with --output.")
@@ -114,7 +117,7 @@ def stylize(
         from ..large import stylize_file
 
         options = _by_parts(options, regions, pictures)
-    if many:
+    if together:
         _batch(pipe, pictures, output, workers=workers, overwrite=overwrite, **options)
         return
     failed = 0
