@@ -96,6 +96,16 @@ def test_references_and_their_shares(texts, reference):
     assert reference_of(texts) == reference
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode elsewhere")
+def test_names_that_are_no_utf8_are_printed(style, photo, tmp_path):
+    name = photo.rename(tmp_path / os.fsdecode(b"caf\xe9.png"))
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    command = [sys.executable, "-m", "styleforge", "stylize", name, "-s", style]
+    for more in ([], ["-o", tmp_path / "out"]):
+        out = subprocess.run([*command, *more], capture_output=True, text=True, env=environment, check=True).stdout
+        assert r"caf\udce9-styled.png" in out
+
+
 def test_strength_reaches_the_pipeline(call, style, photo, tmp_path):
     assert call("stylize", photo, "-s", style, "-o", tmp_path / "same.png", "--strength", "0")[0] == 0
     assert Image.open(tmp_path / "same.png").tobytes() == Image.open(photo).tobytes()

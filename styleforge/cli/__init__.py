@@ -52,6 +52,8 @@ for _command in (command for commands in SECTIONS.values() for command in comman
 def main() -> None:
     """Run the command line; errors of ours and of the system become one sentence and exit code 1."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # temporary files go, as with Ctrl-C
+    # As standard error has it: names of files need not be text, or of letters that the terminal knows.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         cli(standalone_mode=False)
     except click.exceptions.Exit as exit_:
