@@ -14,6 +14,7 @@ import dataclasses
 import errno
 import glob
 import hashlib
+import inspect
 import json
 import os
 import time
@@ -391,11 +392,16 @@ def _remember(output: Path, pairs: list[tuple[Path, Path]], made_with: str, suff
 
 
 def digest(pipe: StylePipeline, options: dict[str, Any]) -> str:
-    """Of all that decides what a result looks like, the picture itself aside; functions as in :func:`stylize_many`."""
+    """Of all that decides what a result looks like, the picture itself, and options that are the defaults, aside;
+    functions as in :func:`stylize_many`.
+    """
+    defaults = [(p.name, p.default) for p in inspect.signature(StylePipeline.__call__).parameters.values()]
+    usual = {name: (type(value), value) for name, value in defaults}
+    chosen = {name: value for name, value in options.items() if (type(value), value) != usual.get(name)}
     weights = hashlib.sha256(type(pipe.model).__name__.encode())
     for name, tensor in pipe.model.state_dict().items():
         weights.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    described = [weights.hexdigest(), str(pipe.dtype), pipe.model.config, options]
+    described = [weights.hexdigest(), str(pipe.dtype), pipe.model.config, chosen]
     return hashlib.sha256(json.dumps(described, sort_keys=True, default=_described).encode()).hexdigest()
 
 

@@ -369,7 +369,8 @@ def test_many_pictures_go_into_a_folder_and_are_done_once(call, style, trained, 
         out = tmp_path / command[0]
         code, _, err = call(*command, pictures, "-s", style, "-o", out, "--workers", "2")
         assert code == 0 and (out / "sub" / "x-styled.png").exists() and "4 styled, 0 done before" in err
-        assert "0 styled, 4 done before" in call(*command, pictures, "-s", style, "-o", out)[2]
+        for again in ("stylize", "batch"):
+            assert "0 styled, 4 done before" in call(again, pictures, "-s", style, "-o", out)[2]
     (pictures / "9.png").write_bytes(b"no picture")
     code, _, err = call("stylize", pictures, "-s", style, "-o", tmp_path / "stylize")
     assert code == 1 and "9.png" in err and "1 failed" in err and "Traceback" not in err
