@@ -125,6 +125,13 @@ def test_several_pictures_into_one_file(call, style, photo, tmp_path):
         assert code == 1 and "One file" in err
 
 
+def test_a_picture_is_not_replaced_by_its_own_result_unasked(call, style, photo):
+    before = photo.read_bytes()
+    code, _, err = call("stylize", photo, "-s", style, "-o", photo)
+    assert code == 1 and "its own result" in err and photo.read_bytes() == before
+    assert call("stylize", photo, "-s", style, "-o", photo, "--overwrite")[0] == 0 and photo.read_bytes() != before
+
+
 def test_a_folder_may_have_a_dot_in_its_name(call, style, photo, tmp_path):
     (tmp_path / "there.v1").mkdir()
     for pictures, folder in (([photo, photo], "there.v1"), ([photo, photo], "new.v1"), ([tmp_path], "new.v2")):

@@ -105,6 +105,10 @@ def stylize(
     several = many or (output is not None and (output.is_dir() or not output.suffix))
     together = several and output is not None and not stream
     sources = {} if together else by_target((picture, _target(picture, output, several)) for picture in pictures)
+    if output is not None and output.resolve() == pictures[0].resolve() and not (several or overwrite):
+        raise ConfigError(
+            "The picture would be replaced by its own result", where=output, todo="Name another file, or overwrite it."
+        )
     if regions:
         if several:
             raise ConfigError("Regions are those of one picture", todo="Name one, and a file with --output.")
