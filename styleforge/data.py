@@ -38,7 +38,7 @@ ROTTEN_SHARE = 0.2
 
 
 def list_pictures(folder: str | os.PathLike[str]) -> list[Path]:
-    """All files below `folder` with the suffix of a picture, in a fixed order; hidden ones are left out.
+    """All files below `folder` with the suffix of a picture, in a fixed order; what is hidden there is left out.
 
     A picture in place of a folder stands for itself.
 
@@ -50,7 +50,8 @@ def list_pictures(folder: str | os.PathLike[str]) -> list[Path]:
         return [folder]
     if not folder.is_dir():
         raise DataError("No such folder of pictures", where=folder, todo="Check the path.")
-    everything = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")]
+    shown = (p for p in folder.rglob("*") if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    everything = [p for p in shown if p.is_file()]
     pictures = sorted(p for p in everything if p.suffix.lower() in SUFFIXES)
     if not pictures:
         others = ", ".join(sorted({p.suffix or p.name for p in everything})[:5])

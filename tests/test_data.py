@@ -196,10 +196,11 @@ def test_many_rotten_files_stop(tmp_path):
         data.Pictures(data.list_pictures(tmp_path), 32)
 
 
-def test_hidden_files_are_left_out(tmp_path):
-    picture(tmp_path / "a.png")
-    picture(tmp_path / "._a.png")
-    assert [p.name for p in data.list_pictures(tmp_path)] == ["a.png"]
+def test_hidden_files_and_folders_are_left_out(tmp_path):
+    folder = tmp_path / ".mine"  # named by its owner, so not hidden from us
+    for name in ("a.png", "._a.png", ".thumbnails/b.png", "trip/.trash/old/c.png"):
+        picture(folder / name)
+    assert [p.name for p in data.list_pictures(folder)] == ["a.png"]
 
 
 def test_processes_share_the_joint_batch(folders):
