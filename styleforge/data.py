@@ -33,7 +33,7 @@ from .losses import gray
 Weigher = str | os.PathLike[str] | Callable[[Path], float]
 """Where weights of pictures come from; see :func:`read_weights`."""
 
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"))
+SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"))
 ROTTEN_SHARE = 0.2
 
 

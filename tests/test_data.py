@@ -2,6 +2,7 @@
 
 import threading
 import time
+import warnings
 from collections import Counter
 from contextlib import closing
 
@@ -178,6 +179,12 @@ def test_folders_that_cannot_be_used(tmp_path, prepare, message):
     prepare(tmp_path / "x")
     with pytest.raises(DataError, match=message):
         data.list_pictures(tmp_path / "x")
+
+
+@pytest.mark.parametrize("suffix", sorted(data.SUFFIXES | {".avif"}))
+def test_every_kind_of_picture_that_is_read_is_found_in_a_folder(tmp_path, suffix):
+    with warnings.catch_warnings(action="error"):
+        assert len(data.Pictures(data.list_pictures(picture(tmp_path / f"a{suffix}").parent), 32)) == 1
 
 
 def test_some_rotten_files_are_named_and_left_out(tmp_path):
