@@ -32,6 +32,17 @@ def test_write_makes_folders_and_keeps_utf8(tmp_path):
     assert contents(tmp_path) == {"a/b/c.txt": "new"}
 
 
+@pytest.mark.parametrize("letter", ["a", "ü", "🎨"])
+def test_names_as_long_as_the_system_allows(tmp_path, letter):
+    name = letter * (251 // len(letter.encode())) + ".txt"
+    with replacing(tmp_path / name) as temporary:
+        temporary.write_text("x")
+        assert temporary.suffix == ".txt" and files._TEMPORARY.fullmatch(temporary.name)
+    with replacing_folder(tmp_path / name[:-4]) as temporary:
+        put(temporary, x="1")
+    assert contents(tmp_path) == {name: "x", f"{name[:-4]}/x": "1"}
+
+
 def test_a_failing_block_leaves_the_old_file(tmp_path):
     path = write_text(tmp_path / "picture.png", "old")
     with pytest.raises(RuntimeError), replacing(path) as temporary:
