@@ -107,7 +107,9 @@ def stylize(
     sources = {} if together else by_target((picture, _target(picture, output, several)) for picture in pictures)
     if output is not None and output.resolve() == pictures[0].resolve() and not (several or overwrite):
         raise ConfigError(
-            "The picture would be replaced by its own result", where=output, todo="Name another file, or overwrite it."
+            "The picture would be replaced by its own result",
+            where=output,
+            todo="Name another file, or add --overwrite.",
         )
     if regions:
         if several:
