@@ -401,7 +401,7 @@ def digest(pipe: StylePipeline, options: dict[str, Any]) -> str:
     weights = hashlib.sha256(type(pipe.model).__name__.encode())
     for name, tensor in pipe.model.state_dict().items():
         weights.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    described = [weights.hexdigest(), str(pipe.dtype), pipe.model.config, chosen]
+    described = [weights.hexdigest(), str(pipe.dtype), pipe.fast, pipe.model.config, chosen]
     return hashlib.sha256(json.dumps(described, sort_keys=True, default=_described).encode()).hexdigest()
 
 

@@ -44,6 +44,7 @@ from .pipeline import StylePipeline
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
 PART = 64  # frames: what a stop may cost
+FORM = 2  # of what is kept beside the parts; those of another form are not gone on from
 _PART_SUFFIX = ".nut"  # keeps times as they are, where .mkv rounds to milliseconds
 _LARGEST_GRID = 16  # pixels: padding for more would change what the network sees
 _SAME = 0.05  # difference from which on nothing is blended, of 1
@@ -252,7 +253,7 @@ def stylize_video(
     options = read_options(options, pipe.policy)
     style = SteadyStyle(pipe, smooth, blend, **options)
     folder = target.with_name(f".{target.name}-parts")
-    settings = [digest(pipe, options), smooth, blend, str(source.resolve())]
+    settings = [FORM, digest(pipe, options), smooth, blend, str(source.resolve())]
     with _readable(av, source), av.open(str(source)) as film:
         if not film.streams.video:
             raise ImageUnreadable("No pictures in this film", where=source, todo="Give one with a video stream.")

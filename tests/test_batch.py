@@ -237,6 +237,8 @@ def test_the_digest_tells_options_apart(pipe):
     assert digests == [batch.digest(pipe, {"mask": value}) for value in values]
     usual = {"strength": 1.0, "mask": None, "mask_fit": False, "statistics": "exact"}
     assert batch.digest(pipe, {"mask": mask} | usual) == batch.digest(pipe, {}) != batch.digest(pipe, {"strength": 0.5})
+    exact = StylePipeline(pipe.model, fast=not pipe.fast)
+    assert batch.digest(pipe, {}) != batch.digest(exact, {})
 
 
 def test_what_is_done_is_made_with_this_mask_style_and_segmenter(pipe, photos, tmp_path):

@@ -391,7 +391,7 @@ def test_frames_over_the_limits_are_not_decoded(pipe, film, tmp_path, monkeypatc
         ("out.gif", {}, "kind of film"),
         ("film.mp4", {}, "exists"),
         ("out.mp4", {"smooth": 1.0}, "smooth"),
-        ("out.mp4", {"mask": np.ones((2, 2), np.uint8)}, "another size"),
+        ("out.mp4", {"mask": np.ones((2, 2), bool)}, "another size"),
     ],
 )
 def test_settings_that_cannot_be_used(pipe, film, tmp_path, name, settings, message):
