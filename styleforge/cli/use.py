@@ -88,7 +88,6 @@ def stylize(
     """Style PICTURES: files, or folders with --output. Names are kept, with -styled added, and become PNG."""
     from .. import images
     from ..batch import by_target
-    from ..data import SUFFIXES
     from ..hub import bundled_styles
 
     if regions and (options["style"] or options["mask"]):
@@ -96,21 +95,9 @@ def stylize(
     options["style"] = options["style"] or next(iter(bundled_styles()), None)
     if options["style"] is None and not regions:
         raise ConfigError("No style is bundled with this build", todo="Name one with --style.")
-    folders = any(picture.is_dir() for picture in pictures)
-    many = folders or len(pictures) > 1
-    if output is None and folders:
-        raise ConfigError("A folder of pictures needs one for the results", todo="Name it with --output.")
-    if many and output is not None and output.suffix.lower() in SUFFIXES and not output.is_dir():
-        raise ConfigError("One file cannot hold several pictures", where=output, todo="Give a folder to --output.")
-    several = many or (output is not None and (output.is_dir() or not output.suffix))
+    several = _go_into_a_folder(pictures, output, overwrite)
     together = several and output is not None and not stream
     sources = {} if together else by_target((picture, _target(picture, output, several)) for picture in pictures)
-    if output is not None and output.resolve() == pictures[0].resolve() and not (several or overwrite):
-        raise ConfigError(
-            "The picture would be replaced by its own result",
-            where=output,
-            todo="Name another file, or add --overwrite.",
-        )
     if regions:
         if several:
             raise ConfigError("Regions are those of one picture", todo="Name one, and a file with --output.")
@@ -322,6 +309,30 @@ def export(style: str, output: Path, license: str, **options: Any) -> None:
         f"{made.file}  ({made.bytes / 1e6:.1f} MB, at most {difference:.1e} from PyTorch, "
         f"{made.latency_ratio:.2f} times its time)"
     )
+
+
+def _go_into_a_folder(pictures: tuple[Path, ...], output: Path | None, overwrite: bool) -> bool:
+    """Whether results go into a folder under names of their own; one that goes beside its picture does not.
+
+    Raises:
+        ConfigError: a folder without one for its results, several pictures for one file, or a picture for itself.
+    """
+    from ..data import SUFFIXES
+
+    folders = any(picture.is_dir() for picture in pictures)
+    many = folders or len(pictures) > 1
+    if output is None and folders:
+        raise ConfigError("A folder of pictures needs one for the results", todo="Name it with --output.")
+    if output is None or output.is_dir():
+        return many or output is not None
+    if many and output.suffix.lower() in SUFFIXES:
+        raise ConfigError("One file cannot hold several pictures", where=output, todo="Give a folder to --output.")
+    if many or not output.suffix:
+        return True
+    if output.resolve() == pictures[0].resolve() and not overwrite:
+        todo = "Name another file, or add --overwrite."
+        raise ConfigError("The picture would be replaced by its own result", where=output, todo=todo)
+    return False
 
 
 def _target(picture: Path, output: Path | None, several: bool) -> Path:
