@@ -11,7 +11,7 @@ from PIL import Image
 
 from styleforge import StylePipeline, cli, engine
 from styleforge.errors import ConfigError
-from styleforge.models import MicroASTGenerator, MiniGenerator, TransformerNet
+from styleforge.models import MicroASTGenerator, MiniGenerator, TransformerNet, UNetGenerator
 
 
 @pytest.fixture
@@ -142,3 +142,15 @@ def test_the_command_line_compiles_when_asked(photo, tmp_path, monkeypatch, comm
     assert CliRunner().invoke(cli.cli, [*base, str(tmp_path / "plain")]).exit_code == 0 and not asked
     assert CliRunner().invoke(cli.cli, [*base, str(tmp_path / "compiled"), "--compile"]).exit_code == 0
     assert len(asked) == 1
+
+
+def test_where_a_map_becomes_a_single_column_nothing_is_compiled_in_half(monkeypatch):
+    """OneDNN would make garbage of it, and torch.compile leaves convolutions to that."""
+    seen = []
+    monkeypatch.setattr(engine.compiled, "in_half", lambda image: True)
+    monkeypatch.setattr(torch, "compile", lambda model, **options: lambda image: seen.append(image.shape) or image)
+    compiled = engine.Compiled(UNetGenerator(width=4, norm="instance", downs=3).eval())
+    tall, wide = torch.zeros(1, 3, 32, 8), torch.zeros(1, 3, 8, 32)
+    for image, fast, made in ((tall, True, False), (tall, True, False), (wide, True, True), (tall, False, True)):
+        assert (compiled(image, {}, fast=fast) is not None) == made
+    assert seen == [wide.shape, tall.shape]

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import StyleforgeError
 from ..hub import PretrainedMixin
 from .fast import in_half
+from .trace import trace
 
 SIZES = 8  # of pictures that are compiled for, as many as torch does by itself; each takes seconds to minutes
 
@@ -34,6 +35,7 @@ class Compiled:
         if model.capabilities.inputs != ("image",) or model.capabilities.styles > 1:
             self._give_up(f"{type(model).__name__} takes more than a picture")
         self._sizes: set[tuple[int, ...]] = set()
+        self._left: set[tuple[int, ...]] = set()  # sizes that are not compiled for
         self._run = torch.compile(model, dynamic=False)
 
     def __call__(self, image: Tensor, options: Mapping[str, Any], *, fast: bool) -> Tensor | None:
@@ -44,10 +46,13 @@ class Compiled:
             options: further arguments, for which it is not compiled.
             fast: in bfloat16 where that is fast; see :func:`styleforge.engine.fast.accelerate`.
         """
+        half = fast and in_half(image)
         if options or self.problem or (image.shape not in self._sizes and len(self._sizes) == SIZES):
             return None
+        if half and image.device.type == "cpu" and image.shape not in self._sizes and self._makes_a_column(image):
+            return None  # the engine's own way knows oneDNN's mistake with such, see fast.py
         try:
-            with torch.autocast(image.device.type, torch.bfloat16, enabled=fast and in_half(image)):
+            with torch.autocast(image.device.type, torch.bfloat16, enabled=half):
                 made = self._run(image)
         except StyleforgeError:
             raise
@@ -56,6 +61,12 @@ class Compiled:
             return None
         self._sizes.add(image.shape)
         return made.to(image.dtype)
+
+    def _makes_a_column(self, image: Tensor) -> bool:
+        """Whether a map is a single column of several rows."""
+        if image.shape not in self._left and any(w == 1 < h for h, w in trace(self.model, image[:1], {}).sizes):
+            self._left.add(image.shape)
+        return image.shape in self._left
 
     def _give_up(self, problem: str) -> None:
         self.problem = problem
