@@ -12,7 +12,7 @@ CHECKS = Path(__file__).with_name("elsewhere_checks.py")
 def test_every_network_engine_and_method_on_another_device():
     """In a process of its own, because torch cannot forget a device."""
     pytest.importorskip("torch.utils.backend_registration", reason="this torch knows no devices written in Python")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", str(CHECKS)]
+    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", str(CHECKS)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
     assert " passed" in result.stdout and " skipped" not in result.stdout
