@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from styleforge import data, engine, methods, rng, samples
-from styleforge.adaptation import save_training
+from styleforge.adaptation import save_training, settings_for
 from styleforge.errors import ConfigError, RepoNotFound
 from styleforge.hub import WEIGHTS_NAME, PretrainedMixin
 from styleforge.methods.base import Batch
@@ -83,8 +83,26 @@ def test_who_cannot_teach(network, text, tmp_path):
 
 
 def test_a_teacher_that_does_not_exist():
-    with pytest.raises(RepoNotFound, match="fastcut-monet"):
+    with pytest.raises(RepoNotFound, match="fastcut-monet.*--teacher"):
         build("fastcut-mone")
+
+
+def test_a_run_teaches_as_its_style_does(teacher, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "teacher").rename(tmp_path / "run" / "style")
+    photos = {"target": torch.rand(1, 3, 16, 16) * 2 - 1}
+    made = [build(str(name)).prepare(photos, rng.generator(0)) for name in (tmp_path / "run", tmp_path / "run/style")]
+    assert torch.equal(made[0]["target"], made[1]["target"])
+
+
+def test_a_distilled_style_is_trained_on_when_its_teacher_is_named(teacher, tmp_path):
+    """It does not tell in which folder the teacher was."""
+    style = build(teacher).generator.save_pretrained(tmp_path / "mini")
+    save_training(build(teacher), style, {"method": "distill", "settings": {**STUDENT, "teacher": teacher}})
+    settings = settings_for(style)[1]
+    with pytest.raises(RepoNotFound, match=r"teacher is not there \(teacher\).*--teacher"):
+        build(**settings)
+    assert build(**{**settings, "teacher": teacher})
 
 
 def test_training_comes_near_to_the_teacher(teacher, photos, tmp_path):

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import features as feature_networks
+from ..adaptation import find
 from ..configs import Range, Weight, Width
 from ..engine import accelerate
-from ..errors import ConfigError
+from ..errors import ConfigError, RepoNotFound
 from ..hub import PretrainedMixin
 from ..losses import content_loss, gram, gram_loss
 from ..models import MiniGenerator
@@ -25,8 +26,8 @@ class Distill(Method):
     answers. One teacher, which does not learn, and no look into its layers: it may be of any architecture.
 
     Args:
-        teacher: published style that makes a picture from one picture: name of a bundled one, folder, or
-            `organisation/name` on the Hub.
+        teacher: published style that makes a picture from one picture: name of a bundled one, folder of a style or of
+            a run, or `organisation/name` on the Hub.
         teacher_revision: branch, tag or commit on the Hub; `main` may move on while a run is stopped.
         width: channels of the student; see :class:`~styleforge.models.MiniGenerator`.
         blocks: its residual blocks.
@@ -60,9 +61,8 @@ class Distill(Method):
         lr: Annotated[float, Range(0, 1)] = 2e-3,
     ) -> None:
         super().__init__()
-        network = PretrainedMixin.from_pretrained(teacher, revision=teacher_revision, dtype=torch.float32)
-        _check_teacher(network, teacher)
-        self._teacher = [network]  # in a list: no part of what is trained, stored and published
+        # In a list: no part of what is trained, stored and published.
+        self._teacher = [_load_teacher(teacher, teacher_revision)]
         self.layers, self.l1, self.content, self.style, self.lr = tuple(layers), l1, content, style, lr
         self.shift_equivariance = shift_equivariance
         self.features = feature_networks.load(features)
@@ -108,7 +108,13 @@ class Distill(Method):
         return {"": self.generator}
 
 
-def _check_teacher(network: PretrainedMixin, name: str) -> None:
+def _load_teacher(name: str, revision: str | None) -> PretrainedMixin:
+    try:
+        base = find(name, revision)
+    except RepoNotFound as error:  # perhaps of a style from elsewhere, which tells no paths
+        todo = "Say where it is: --teacher, or STYLE of `styleforge distill`."
+        raise RepoNotFound("The teacher is not there", where=name, found=error, todo=todo) from error
+    network = PretrainedMixin.from_files(base.files, dtype=torch.float32)
     can, channels = network.capabilities, [network.config.get(f"{end}_channels", 3) for end in ("in", "out")]
     if can.inputs != ("image",) or can.output != "image" or channels != [3, 3]:
         raise ConfigError(
@@ -118,3 +124,4 @@ def _check_teacher(network: PretrainedMixin, name: str) -> None:
             allowed="what makes a color picture from one color picture",
             todo="Name another style.",
         )
+    return network
