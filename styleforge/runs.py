@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -147,7 +148,7 @@ class TrainConfig:
 def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The keys and values of a configuration file, all known; see :meth:`TrainConfig.read`."""
     try:
-        table = yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # JSON is YAML
+        table = _parsed(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError("The configuration cannot be read", where=path, found=error, todo="Check it.") from error
     if not isinstance(table, dict):
@@ -162,6 +163,22 @@ def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
                 todo=f"{nearest(str(key), known)}Remove or rename it; settings of a method are under 'settings'.",
             )
     return {key: value for key, value in table.items() if key in known}
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-5 as a number, as people and JSON write it; by YAML 1.1 it is text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return yaml.load(text, _Loader)
 
 
 def run_defaults(method: str) -> dict[str, int]:

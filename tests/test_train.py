@@ -22,7 +22,7 @@ from PIL import Image
 from styleforge import StylePipeline, checkpoint, data, methods, processes
 from styleforge.errors import CheckpointError, ConfigError, DataError, MissingExtra, TrainingDiverged, UnknownName
 from styleforge.methods.base import Batch, Method, Player
-from styleforge.runs import TrainConfig
+from styleforge.runs import TrainConfig, read_table
 from styleforge.state import under
 from styleforge.train import _is_look, _pieces, play, train
 from styleforge.watch import Finding
@@ -682,6 +682,19 @@ def test_a_run_is_repeated_from_its_train_json(config, tmp_path):
     again = TrainConfig.read(first.parent / "train.json", output=str(tmp_path / "again"))
     assert again == config(steps=2, color_jitter=0.2, output=str(tmp_path / "again"))
     assert same(weights(first), weights(train(again, quiet)))
+
+
+@pytest.mark.parametrize("number", ["1e-05", "1E5", "2.e-3", "-1.5e+3", ".5e2"])
+def test_small_and_large_numbers_are_read_as_they_are_written(tmp_path, number):
+    (tmp_path / "it.yaml").write_text(f"settings: {{lr: {number}}}\ninit: 1e-5 of another")
+    table = read_table(tmp_path / "it.yaml")
+    assert table == {"settings": {"lr": float(number)}, "init": "1e-5 of another"}
+
+
+def test_a_train_json_is_read_as_json(config, tmp_path):
+    run = config(steps=0, license="\N{ARTIST PALETTE}", settings={**SMALL, "lr": 1e-5})
+    train(run, quiet)
+    assert TrainConfig.read(tmp_path / "run" / "train.json") == run
 
 
 def test_configuration_files_may_be_yaml_and_are_checked(config, tmp_path):
