@@ -170,7 +170,7 @@ class Pictures:
     """The pictures of one domain: all read once to find the rotten ones, and kept as far as memory allows.
 
     Args:
-        files: what to read.
+        files: what to read. What is transparent there is white.
         short_side: larger pictures are reduced so that their short side has this many pixels.
         memory: bytes of pixels to keep; pictures beyond that are read again whenever they are wanted.
         weights: of the files, above 0: how often each comes, relative to the others; all the same when None.
@@ -626,7 +626,7 @@ class Batches(Iterator[dict[str, Tensor]]):
 
 def _read(file: Path, short_side: int) -> np.ndarray | ImageError:
     try:
-        rgb = images.to_8_bit(images.read(file).rgb)
+        rgb = images.to_8_bit(images.read(file).on_white().rgb)
     except ImageError as error:
         return error
     factor = short_side / min(rgb.shape[:2])

@@ -145,7 +145,7 @@ def check(
 
 def _look(file: Path) -> _Look | ImageError:
     try:
-        rgb = np.ascontiguousarray(images.to_8_bit(images.read(file).rgb))
+        rgb = np.ascontiguousarray(images.to_8_bit(images.read(file).on_white().rgb))
     except ImageError as error:
         return error
     height, width, _ = rgb.shape

@@ -93,6 +93,15 @@ class Picture:
         """`(width, height)` in pixels."""
         return self.rgb.shape[1], self.rgb.shape[0]
 
+    def on_white(self) -> Picture:
+        """As it looks on a white page, without alpha; what has none is given back as it is."""
+        if self.alpha is None:
+            return self
+        share = self.alpha[..., None] / np.float32(np.iinfo(self.alpha.dtype).max)
+        white = np.iinfo(self.rgb.dtype).max
+        rgb = np.rint(white - share * (white - self.rgb)).astype(self.rgb.dtype)
+        return Picture(rgb, None, self.source)
+
     def tensor(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
         """A new tensor `(1, 3, H, W)` in [-1, 1] (without the alpha)."""
         half = np.iinfo(self.rgb.dtype).max / 2  # 127.5 or 32767.5: exact, so the ends are exactly -1 and 1
@@ -585,8 +594,8 @@ def save(image: Image.Image, path: str | os.PathLike, *, quality: int = 95) -> P
 
 
 def square(picture: Picture, size: int) -> Tensor:
-    """The largest square in the middle of a picture, as (1, 3, size, size) in [-1, 1]."""
-    image = picture.tensor()
+    """The largest square in the middle of a picture, on white, as (1, 3, size, size) in [-1, 1]."""
+    image = picture.on_white().tensor()
     height, width = image.shape[2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

@@ -112,6 +112,14 @@ def test_large_pictures_are_kept_small(tmp_path):
     assert array.shape == (50, 75, 3)
 
 
+def test_what_is_transparent_is_white_whatever_lies_below(tmp_path):
+    drawing = np.zeros((40, 40, 4), np.uint8)
+    drawing[10:20, :, 3], drawing[20:30, :, 3] = 255, 51
+    Image.fromarray(drawing).save(tmp_path / "x.png")
+    array = data.Pictures([tmp_path / "x.png"], short_side=40)[0]
+    assert [int(array[row, 0, 0]) for row in (5, 15, 25, 35)] == [255, 0, 204, 255]
+
+
 def test_what_memory_does_not_hold_is_read_again(tmp_path):
     files = [picture(tmp_path / f"{i}.png", seed=i) for i in range(4)]
     plenty, little = data.Pictures(files, 40), data.Pictures(files, 40, memory=2 * 48 * 40 * 3)

@@ -111,6 +111,13 @@ def test_same_pixels_are_one_picture_whatever_the_file(scenes):
     assert kinds(check([scenes], size=16)) == [*kinds(report), ("narrow", "15.png", None)]
 
 
+def test_transparent_pictures_are_judged_by_what_is_seen(scenes):
+    lines = np.zeros((120, 160, 4), np.uint8)
+    lines[:, ::8, 3] = lines[::8, :, 3] = 255
+    save(Image.fromarray(lines), scenes / "black lines.png")
+    assert [row.kind for row in check([scenes], size=64).rows] == ["gray"]
+
+
 def test_pictures_in_two_folders_are_leaks(scenes, tmp_path):
     save(scene(3), tmp_path / "b" / "same.png")
     save(scene(4), tmp_path / "b" / "alike.jpg")

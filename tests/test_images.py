@@ -1330,6 +1330,18 @@ def test_to_pil_refuses_other_shapes_and_types(image):
         to_pil(image)
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_on_white(kind):
+    most = np.iinfo(kind).max
+    rgb = np.broadcast_to(np.arange(0, most + 1, most // 255).astype(kind)[:, None, None], (256, 3, 3))
+    seen = images.Picture(rgb, np.broadcast_to(np.array([0, most // 5, most], kind), (256, 3)), "").on_white()
+    assert seen.alpha is None and seen.rgb.dtype == kind
+    assert (seen.rgb[:, 0] == most).all() and np.array_equal(seen.rgb[:, 2], rgb[:, 2])
+    np.testing.assert_allclose(seen.rgb[:, 1], 0.8 * most + 0.2 * rgb[:, 1], atol=0.5)
+    plain = images.Picture(rgb, None, "")
+    assert plain.on_white() is plain
+
+
 @pytest.mark.parametrize("alpha", [np.zeros((5, 4), np.uint8), np.zeros((4, 5)), np.zeros((4, 5, 1), np.uint8)])
 def test_to_pil_refuses_an_alpha_that_does_not_fit(alpha):
     with pytest.raises(ImageError, match="alpha"):

@@ -20,7 +20,7 @@ from .task import Task
 Rows = dict[str, dict[str, Tensor]]  # by maker and measure: a number, or a row of them, for each picture
 
 BATCH = 8
-CACHED = 1  # to be raised when a row is computed in another way
+CACHED = 2  # to be raised when a row is computed in another way
 
 
 class Work:
