@@ -38,9 +38,10 @@ ROTTEN_SHARE = 0.2
 
 
 def list_pictures(folder: str | os.PathLike[str]) -> list[Path]:
-    """All files below `folder` with the suffix of a picture, in a fixed order; what is hidden there is left out.
+    """All files below `folder` with the suffix of a picture, in a fixed order.
 
-    A picture in place of a folder stands for itself.
+    What is hidden there is left out, and what training runs have made: a run may lie among the pictures that it learns
+    from, and would learn from its own. A picture in place of a folder stands for itself.
 
     Raises:
         DataError: no such folder, or no pictures in it.
@@ -52,7 +53,8 @@ def list_pictures(folder: str | os.PathLike[str]) -> list[Path]:
         raise DataError("No such folder of pictures", where=folder, todo="Check the path.")
     shown = (p for p in folder.rglob("*") if not any(part.startswith(".") for part in p.relative_to(folder).parts))
     everything = [p for p in shown if p.is_file()]
-    pictures = sorted(p for p in everything if p.suffix.lower() in SUFFIXES)
+    made = {p.parent for p in everything if p.name == "train.json" and p.parent != folder and _is_of_a_run(p)}
+    pictures = sorted(p for p in everything if p.suffix.lower() in SUFFIXES and made.isdisjoint(p.parents))
     if not pictures:
         others = ", ".join(sorted({p.suffix or p.name for p in everything})[:5])
         raise DataError(
@@ -63,6 +65,11 @@ def list_pictures(folder: str | os.PathLike[str]) -> list[Path]:
             todo="Put pictures into it, or name another folder.",
         )
     return pictures
+
+
+def _is_of_a_run(file: Path) -> bool:
+    """Whether a `train.json` is ours; data sets have some, too."""
+    return b'"styleforge":' in file.read_bytes()
 
 
 def read_weights(given: Weigher | None, folder: str | os.PathLike[str], files: Sequence[Path]) -> dict[Path, float]:

@@ -29,7 +29,7 @@ class TrainConfig:
         method: word of the method, see `styleforge train --help`.
         source: folder of pictures to start from; none for methods that make pictures from noise.
         target: folder of pictures to resemble, or a single one.
-        output: folder of the run. A run that is there goes on.
+        output: folder of the run. A run that is there goes on. It may lie below pictures, which leave it out.
         size: side of the training squares, in pixels; what suits the method when null.
         zoom: lowest and highest factor between `size` and the short side that squares are cut from.
         flip: mirror half of the pictures.
@@ -239,6 +239,9 @@ def _problems(config: TrainConfig) -> list[ConfigError]:
         wrong(f"{config.method} {how}", "source", "Leave out --source.")
     if not alone and config.source is None:
         wrong(f"{config.method} needs a folder of pictures to start from", "source", "Give --source.")
+    for name in ("source", "target", "test_source", "test_target", "preview"):
+        if (folder := getattr(config, name)) is not None and Path(folder).resolve() == Path(config.output).resolve():
+            wrong("A run has a folder of its own, beside pictures or below", name, "Give another --output.")
     if len(config.zoom) != 2 or not 1 <= config.zoom[0] <= config.zoom[1] <= 16:
         todo = "Give for example 1.12 1.12, as CycleGAN has it."
         wrong("zoom is no interval", "zoom", todo, allowed="two numbers, 1 <= low <= high <= 16")

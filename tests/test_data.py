@@ -218,6 +218,15 @@ def test_hidden_files_and_folders_are_left_out(tmp_path):
     assert [p.name for p in data.list_pictures(folder)] == ["a.png"]
 
 
+def test_what_a_run_has_made_is_left_out(tmp_path):
+    for name in ("a.png", "runs/x/samples/b.jpg", "faces/c.png"):
+        picture(tmp_path / name)
+    (tmp_path / "runs/x/train.json").write_text('{"method": "cut", "styleforge": "1.0"}')
+    (tmp_path / "faces/train.json").write_text('{"labels": []}')  # of a data set
+    assert [p.name for p in data.list_pictures(tmp_path)] == ["a.png", "c.png"]
+    assert [p.name for p in data.list_pictures(tmp_path / "runs/x")] == ["b.jpg"]  # named by its owner
+
+
 def test_processes_share_the_joint_batch(folders):
     unpaired = data.Unpaired(*folders, data.RandomCrop(16))
     joint = list(data.batches(unpaired, 4, range(2, 5)))

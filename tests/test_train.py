@@ -472,6 +472,15 @@ def test_previews_are_chosen_for_unpaired_methods_only(config, folders, tmp_path
     assert not (tmp_path / "paired").exists()
 
 
+def test_a_run_among_its_pictures_goes_on_with_the_same_ones(config, folders, tmp_path):
+    pictures = shutil.copytree(folders[0], tmp_path / "pictures")
+    run = config(source=str(pictures), output=str(pictures / "run"), steps=2, sample_every=1)
+    for steps in (2, 3):
+        style = train(replace(run, steps=steps), quiet)
+        newest = checkpoint.newest(style.parent / "checkpoints")[1]
+        assert newest["pictures"] == "7 source, 5 target"
+
+
 def test_missing_folders_leave_nothing_behind(config, tmp_path):
     with pytest.raises(DataError, match="No such folder"):
         train(config(source=str(tmp_path / "nowhere")), quiet)
@@ -667,6 +676,8 @@ def test_a_run_stops_when_nothing_is_gained(config, folders, monkeypatch):
         ({"schedule": "plateau"}, r"could stop improving.*--held-out"),
         ({"test_source": "x"}, r"pictures of both sides.*--test-target"),
         ({"accumulate": 2}, r"equal pieces.*found 2.*divisor of 1"),
+        ({"source": "x", "output": "y/../x"}, r"folder of its own.*\(source\).*found x.*--output"),
+        ({"preview": "x", "output": "x"}, r"folder of its own.*\(preview\)"),
     ],
 )
 def test_settings_that_do_not_go_together(config, changes, message):
