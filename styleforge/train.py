@@ -114,7 +114,7 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
         method.to(memory_format=torch.channels_last)
     _check_size(config.size, method)
     found = checkpoint.newest(run / "checkpoints")
-    if config.init:
+    if config.init and not found:  # the other run may be gone by now
         start_from(Path(config.init), method)
     adaptation = None if config.adapt is None else Adaptation(**config.adapt)
     if adaptation:

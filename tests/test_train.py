@@ -211,6 +211,14 @@ def test_a_run_may_start_from_the_networks_of_another(config, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_a_run_goes_on_without_the_one_that_it_started_from(config, tmp_path):
+    first = train(config(output=str(tmp_path / "first"), steps=1), quiet).parent
+    begun = config(init=str(first), steps=1)
+    train(begun, quiet)
+    shutil.rmtree(first)
+    assert "2 of 1 pictures" in (train(replace(begun, steps=2), quiet) / "README.md").read_text()
+
+
 def test_a_finished_run_again_changes_nothing(config):
     style = train(config(), quiet)
     before = weights(style)
