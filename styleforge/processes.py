@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 from torch import nn
 
@@ -52,6 +56,43 @@ def join() -> Accelerator:
             todo="Choose plain multi-GPU in `accelerate config`; these networks are small.",
         )
     return accelerator
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes of this machine out of a folder; what one that was killed has left keeps nobody out.
+
+    Raises:
+        ConfigError: one is there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    mine = folder / f".running-{os.getpid()}-{psutil.Process().create_time():.0f}"
+    mine.touch()  # before looking for others: of two that start at once, both may give way, but never none
+    try:
+        for other in folder.glob(".running-*"):
+            number, since = map(int, other.name.split("-")[1:])
+            if other == mine:
+                continue
+            if _lives(number, since):
+                raise ConfigError(
+                    "Another process is training in this folder",
+                    where=folder,
+                    found=f"process {number}",
+                    todo="Wait until it has finished, stop it, or give another --output.",
+                )
+            other.unlink(missing_ok=True)
+        yield
+    finally:
+        mine.unlink(missing_ok=True)
+
+
+def _lives(number: int, since: int) -> bool:
+    """Whether a process that began then has this number; numbers come again, in containers always."""
+    try:
+        process = psutil.Process(number)
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - since) < 2
+    except psutil.Error:
+        return False
 
 
 def anywhere(accelerator: Accelerator, *flags: bool) -> list[bool]:

@@ -92,11 +92,17 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
         The folder of the style.
 
     Raises:
-        ConfigError, DataError: before anything is written.
+        ConfigError, DataError: before anything is written; also while another process trains in this folder.
         CheckpointError: the run has checkpoints, but none can be used; or its end could not be saved.
         TrainingDiverged: steps went wrong more often than `rollbacks`; the last good state is a checkpoint.
         KeyboardInterrupt, SystemExit: stopped from outside, after all is written.
     """
+    with ExitStack() as opened:
+        return _train(config, on_step, opened)
+
+
+def _train(config: TrainConfig, on_step: Callable[[Progress], None] | None, opened: ExitStack) -> Path:
+    """See :func:`train`; what is to be closed at the end, however it comes, is put into `opened`."""
     run = Path(config.output)
     started = time.monotonic()
 
@@ -144,6 +150,8 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
     state = TrainState(method, averages, optimizers, memories)
 
     # Go on where the run was.
+    if chief:
+        opened.enter_context(processes.alone_in(run))
     runs.remember(config, run, chief)
     step, seconds = 0, 0.0
     if found:
@@ -162,6 +170,7 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
     told = {"device": _hardware(device), "precision": precision.kind, "pictures": pictures.describe()}
     told["joint_batch"] = joint_batch
     tracker = open_tracker(config.tracker if chief else "none", run, asdict(config))
+    opened.callback(tracker.close)
     progress = on_step or _progress_bar(config.steps, step, chief)
     if not on_step:
         voice.say(f"{config.method} on {pictures.describe()}; {device}, {precision.kind}; into {run}")
@@ -204,9 +213,8 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
     draws = draw(step)
     good = step, state.tensors(copy=True), state.facts()
     ending, worked = False, 0.0
-    with _stop_signals() as stopped, ExitStack() as opened:
-        opened.callback(tracker.close)
-        opened.callback(lambda: draws.close())
+    opened.callback(lambda: draws.close())
+    with _stop_signals() as stopped:
         while step < config.steps and not ending:
             begin = time.perf_counter()
             # Whatever draws from the global generator (dropout) is a function of the step, too.

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -575,6 +575,26 @@ def test_without_accelerate_it_says_how_to_get_it(config, monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(MissingExtra, match="pip install accelerate"):
         train(config(), quiet)
+
+
+def test_two_runs_in_one_folder_are_refused_until_one_is_gone(config, folders, tmp_path):
+    run = config(steps=2)
+    code = (
+        "import sys, json, time\n"
+        "from styleforge.train import TrainConfig, train\n"
+        "train(TrainConfig(**json.loads(sys.argv[1])), lambda p: print(p.step, flush=True) or time.sleep(300))\n"
+    )
+    words = [sys.executable, "-c", code, json.dumps(asdict(run))]
+    with subprocess.Popen(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"1\n"
+        with pytest.raises(ConfigError, match=rf"Another process.*process {other.pid}\..*another --output"):
+            train(run, quiet)
+        other.kill()
+    marks = list((tmp_path / "run").glob(".running*"))
+    assert len(marks) == 1  # nobody was there to remove it
+    marks[0].with_name(f".running-{os.getpid()}-7").touch()  # of a container, where numbers come again
+    train(run, quiet)
+    assert not list((tmp_path / "run").glob(".running*"))
 
 
 def test_two_processes_that_do_not_know_of_each_other_are_refused(config, monkeypatch):
