@@ -123,10 +123,10 @@ def check(
     Raises:
         DataError: no such folder, or no pictures in it.
     """
-    places: dict[Path, int] = {}
+    places: dict[Path, set[int]] = {}
     for number, folder in enumerate(folders):
         for file in list_pictures(folder):
-            places.setdefault(file, number)
+            places.setdefault(file, set()).add(number)
     looks: dict[Path, _Look] = {}
     rows: list[Row] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, closing(pool.map(_look, places)) as found:
@@ -137,6 +137,9 @@ def check(
                 looks[file] = look
             if progress:
                 progress(done, len(places))
+    for file in looks:
+        if len(places[file]) > 1:
+            rows.append(Row(file, "leak", f"is in {' and in '.join(str(folders[n]) for n in sorted(places[file]))}"))
     rows += [*_oddities(looks, places, size), *_doubles(looks, places, _pairs(places, folders))]
     order, kinds = {file: n for n, file in enumerate(places)}, (*HARMFUL, *REMARKS)
     rows.sort(key=lambda row: (kinds.index(row.kind), order[row.file]))
@@ -161,10 +164,10 @@ def _look(file: Path) -> _Look | ImageError:
     )
 
 
-def _oddities(looks: Mapping[Path, _Look], places: Mapping[Path, int], size: int) -> Iterator[Row]:
+def _oddities(looks: Mapping[Path, _Look], places: Mapping[Path, set[int]], size: int) -> Iterator[Row]:
     """What is wrong with single pictures."""
-    readable = Counter(places[file] for file in looks)
-    colored = Counter(places[file] for file, look in looks.items() if look.chroma > GRAY)
+    readable = Counter(number for file in looks for number in places[file])
+    colored = Counter(number for file, look in looks.items() if look.chroma > GRAY for number in places[file])
     for file, look in looks.items():
         short, long = sorted((look.width, look.height))
         if look.deviation < UNIFORM:
@@ -173,15 +176,16 @@ def _oddities(looks: Mapping[Path, _Look], places: Mapping[Path, int], size: int
             yield Row(file, "tiny", f"has {short} pixels on its short side, which are enlarged to {size}")
         if long > NARROW * short:
             yield Row(file, "narrow", f"is {long / short:.1f} times as long as wide: a square sees {short / long:.0%}")
-        if look.chroma <= GRAY and 2 * colored[places[file]] > readable[places[file]]:
+        if look.chroma <= GRAY and any(2 * colored[number] > readable[number] for number in places[file]):
             yield Row(file, "gray", "is gray, and most pictures of its folder are not")
 
 
-def _pairs(places: Mapping[Path, int], folders: Sequence[str | os.PathLike[str]]) -> set[frozenset[Path]]:
+def _pairs(places: Mapping[Path, set[int]], folders: Sequence[str | os.PathLike[str]]) -> set[frozenset[Path]]:
     """Files of one name, in folders that have most of their names in common."""
     named: list[dict[str, Path]] = [{} for _ in folders]
-    for file, number in places.items():
-        named[number][picture_name(file, Path(folders[number]))] = file
+    for file, numbers in places.items():
+        for number in numbers:
+            named[number][picture_name(file, Path(folders[number]))] = file
     return {
         frozenset((a[name], b[name]))
         for a, b in combinations(named, 2)
@@ -190,12 +194,14 @@ def _pairs(places: Mapping[Path, int], folders: Sequence[str | os.PathLike[str]]
     }
 
 
-def _doubles(looks: Mapping[Path, _Look], places: Mapping[Path, int], pairs: set[frozenset[Path]]) -> Iterator[Row]:
+def _doubles(
+    looks: Mapping[Path, _Look], places: Mapping[Path, set[int]], pairs: set[frozenset[Path]]
+) -> Iterator[Row]:
     """Pictures that are there already: of each kind, the one that is most alike."""
     first: dict[bytes, Path] = {}
     for file, look in looks.items():
         if (other := first.setdefault(look.digest, file)) != file:
-            kind = "duplicate" if places[file] == places[other] else "leak"
+            kind = "duplicate" if places[file] & places[other] else "leak"
             yield Row(file, kind, f"is the same picture as {other}", other)
     different = [file for file in first.values() if looks[file].deviation >= UNIFORM]
     best: dict[tuple[Path, str], tuple[float, Row]] = {}
@@ -203,7 +209,7 @@ def _doubles(looks: Mapping[Path, _Look], places: Mapping[Path, int], pairs: set
         other, file = different[i], different[j]
         if frozenset((file, other)) in pairs:
             continue
-        kind = "near" if places[file] == places[other] else "leak"
+        kind = "near" if places[file] & places[other] else "leak"
         if similarity > best.get((file, kind), (0.0,))[0]:
             turned = (["mirrored"] if turn % 2 else []) + ([f"turned by {turn // 2 * 90} degrees"] if turn > 1 else [])
             how = f", {' and '.join(turned)}" if turned else ""
@@ -262,11 +268,12 @@ def _details(grids: Tensor) -> Tensor:
 
 
 def _summary(
-    folders: Sequence[str | os.PathLike[str]], places: Mapping[Path, int], rows: Sequence[Row]
+    folders: Sequence[str | os.PathLike[str]], places: Mapping[Path, set[int]], rows: Sequence[Row]
 ) -> Iterator[str]:
-    rotten = Counter(places[row.file] for row in rows if row.kind == "rotten")
-    useless = Counter(places[file] for file in {r.file for r in rows if r.kind in HARMFUL and r.kind != "leak"})
-    counts = Counter(places.values())
+    harmed = {row.file for row in rows if row.kind in HARMFUL and row.kind != "leak"}
+    rotten = Counter(number for row in rows if row.kind == "rotten" for number in places[row.file])
+    useless = Counter(number for file in harmed for number in places[file])
+    counts = Counter(number for numbers in places.values() for number in numbers)
     useful = [counts[number] - useless[number] for number in range(len(folders))]
     for number, folder in enumerate(folders):
         expected = next(words for least, words in EXPECTED if useful[number] >= least)

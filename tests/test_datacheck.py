@@ -238,8 +238,15 @@ def test_an_interrupt_does_not_wait_for_the_rest(scenes, monkeypatch):
     assert len(begun) < 12
 
 
-def test_what_is_looked_at_twice_is_no_double(scenes):
-    assert check([scenes, scenes / "03.png"], size=64).rows == []
+def test_a_file_that_is_in_two_folders_is_a_leak_and_no_double(scenes):
+    for second, names in ((scenes / "03.png", ["03.png"]), (scenes, [f"{n:02}.png" for n in range(12)])):
+        report = check([scenes, second], size=64)
+        assert kinds(report) == [("leak", name, None) for name in names]
+        assert report.rows[0].sentence == f"is in {scenes} and in {second}"
+        assert f"{second}: {len(names)} pictures, {len(names)} of use" in report.summary
+    save(scene(0), scenes / "test" / "copy.png")  # in both folders, and a double in one
+    report = check([scenes, scenes / "test"], size=64)
+    assert kinds(report) == [("duplicate", "copy.png", "00.png"), ("leak", "copy.png", None)]
 
 
 # ------------------------------------------------------------------------------------------ real pictures
