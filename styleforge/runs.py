@@ -187,7 +187,8 @@ def run_defaults(method: str) -> dict[str, int]:
 
 
 def remember(config: TrainConfig, run: Path, write: bool) -> None:
-    """Write `train.json`; a run that is there must be the same in all that shapes the networks."""
+    """Write `train.json`; a run that is there must be the same in all that shapes the networks, and in what it is
+    measured by: pictures that it has learnt from cannot be held out later."""
     path = run / "train.json"
     if path.exists():
         try:
@@ -198,7 +199,7 @@ def remember(config: TrainConfig, run: Path, write: bool) -> None:
         for table in (before, now):  # what is set, whether by hand or by default
             table["settings"] = {**methods.settings(config.method), **table.get("settings", {})}
         before, now = json.loads(json.dumps([before, now]))
-        for key in ("method", "settings", "seed", "batch_size", "size", "ema", "optimizer", "adapt"):
+        for key in ("method", "settings", "seed", "batch_size", "size", "ema", "optimizer", "held_out", "adapt"):
             if before.get(key, now[key]) != now[key]:
                 was, wanted = before[key], now[key]
                 if key == "settings":

@@ -501,6 +501,8 @@ def test_another_run_in_the_same_folder_is_refused(config):
         train(config(steps=2, settings={**SMALL, "width": 8}), quiet)
     with pytest.raises(ConfigError, match=r"seed = 1; allowed: 0"):
         train(config(steps=2, seed=1), quiet)
+    with pytest.raises(ConfigError, match=r"held_out = 0\.3; allowed: 0\.0"):
+        train(config(steps=3, held_out=0.3), quiet)  # of pictures that it has learnt from
     train(config(steps=3, settings={**SMALL, "cycle": 10.0}), quiet)  # a default, said aloud
 
 
