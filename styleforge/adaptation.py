@@ -202,7 +202,7 @@ class Adapted(Method):
 
     def __init__(self, method: Method, adaptation: Adaptation) -> None:
         super().__init__()
-        for name in ("data", "batch_size", "paper", "targets"):
+        for name in ("data", "batch_size", "paper", "targets", "smallest"):
             setattr(self, name, getattr(method, name))
         self.method, self.adaptation, self.features = method, adaptation, None
         if adaptation.style_perceptual:

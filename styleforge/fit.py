@@ -22,8 +22,9 @@ from PIL import Image
 from . import data, memory, methods
 from .errors import ConfigError
 from .hub import PretrainedMixin
+from .methods.base import Method
 from .runs import TrainConfig
-from .train import Progress, train
+from .train import Progress, check_pieces, train
 
 SPARE = 0.85  # share of the free memory that a plan may take
 KEPT = 2 * memory.GIB  # of pixels, by data.Pictures
@@ -83,7 +84,8 @@ def fit(config: TrainConfig, limit: int | None = None, tell: Callable[[str], Non
         tell: hears of every measurement.
 
     Raises:
-        ConfigError: not even one small picture at a time fits, or the run cannot be tried at all.
+        ConfigError: not even one small picture at a time fits (or the fewest that the method compares), or the run
+            cannot be tried at all.
     """
     begun = Path(config.output) / "train.json"
     if begun.exists():
@@ -102,11 +104,16 @@ def fit(config: TrainConfig, limit: int | None = None, tell: Callable[[str], Non
             tell(str(trials[key]))
         return trials[key].bytes is not None
 
-    # What lets a single picture through, the mildest first.
-    step = _multiple(config)
+    method = methods.build(config.method, config.settings_with_size())
+    check_pieces(replace(config, accumulate=1), method)
+    pieces = [n for n in range(config.batch_size, method.smallest - 1, -1) if config.batch_size % n == 0]
+    least = pieces[-1]
+
+    # What lets the smallest piece through, mostly a single picture, the mildest first.
+    step = _multiple(config, method)
     sizes = range(config.size, SMALLEST - 1, -step * max(1, config.size // 8 // step)) if step else [config.size]
     ways = [(config.size, False), *((size, True) for size in sizes)]
-    way = next(((size, again) for size, again in ways if fits(size, 1, again)), None)
+    way = next(((size, again) for size, again in ways if fits(size, least, again)), None)
     if way is None:
         raise ConfigError(
             "This run does not fit, however it is cut",
@@ -117,15 +124,14 @@ def fit(config: TrainConfig, limit: int | None = None, tell: Callable[[str], Non
 
     # As many at once as there is room for: two measurements make a line, one more proves it.
     size, again = way
-    pieces = [n for n in range(config.batch_size, 0, -1) if config.batch_size % n == 0]
     if len(pieces) > 1:
         second = pieces[-2]
         if fits(size, second, again):
-            one, more = trials[size, 1, again].bytes, trials[size, second, again].bytes
-            slope = max(1, (more - one) / (second - 1))
-            pieces = [n for n in pieces if n <= second or one + slope * (n - 1) <= room]
+            one, more = trials[size, least, again].bytes, trials[size, second, again].bytes
+            slope = max(1, (more - one) / (second - least))
+            pieces = [n for n in pieces if n <= second or one + slope * (n - least) <= room]
         else:
-            pieces = [1]
+            pieces = [least]
     pictures = next(n for n in pieces if fits(size, n, again))
     planned = replace(config, size=size, accumulate=config.batch_size // pictures, recompute=again)
     chosen = trials[size, pictures, again]
@@ -234,9 +240,8 @@ def _as_words(config: TrainConfig) -> str:
     return f"{config.batch_size} pictures of {config.size} px a step{pieces}{again}"
 
 
-def _multiple(config: TrainConfig) -> int:
+def _multiple(config: TrainConfig, method: Method) -> int:
     """What the sides of smaller squares differ by; 0 when the networks are made for one size."""
     if "size" in methods.settings(config.method):
         return 0
-    networks = methods.build(config.method, config.settings).modules()
-    return math.lcm(*(n.capabilities.multiple for n in networks if isinstance(n, PretrainedMixin)))
+    return math.lcm(*(n.capabilities.multiple for n in method.modules() if isinstance(n, PretrainedMixin)))

@@ -119,6 +119,7 @@ def _train(config: TrainConfig, on_step: Callable[[Progress], None] | None, open
     if device.type == "cuda":  # on CPUs the norms and pads cost more in this layout than convolutions gain
         method.to(memory_format=torch.channels_last)
     _check_size(config.size, method)
+    check_pieces(config, method)
     found = checkpoint.newest(run / "checkpoints")
     if config.init and not found:  # the other run may be gone by now
         start_from(Path(config.init), method)
@@ -346,7 +347,8 @@ def play(
         player: who plays.
         optimizer: over its parameters.
         pieces: what it sees; of several equal ones the gradients are averaged, which is the gradient of the whole
-            batch wherever pictures do not meet (in batch norms they do). It may leave something in each.
+            batch wherever pictures do not meet: in batch norms, and where they are compared with one another, they do.
+            It may leave something in each.
         accelerator: device and processes.
         precision: of the computation; float32 by default.
         rate: factor on its learning rate.
@@ -601,6 +603,22 @@ def _check_targets(method: Any, pictures: data.Data) -> None:
             found=found,
             allowed=method.targets,
             todo=f"Give --styles {found}, or another folder.",
+        )
+
+
+def check_pieces(config: TrainConfig, method: Method) -> None:
+    """Whether each piece of a batch has as many pictures as the method compares.
+
+    Raises:
+        ConfigError: it has fewer.
+    """
+    if (found := config.batch_size // config.accumulate) < method.smallest:
+        raise ConfigError(
+            f"{config.method} compares pictures of a batch with one another",
+            where="batch_size / accumulate",
+            found=found,
+            allowed=f"at least {method.smallest} at once",
+            todo="Give a smaller --accumulate, a larger --batch-size, or leave out the comparison (--contrast 0).",
         )
 
 

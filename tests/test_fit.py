@@ -70,6 +70,15 @@ def test_the_mildest_that_fits_is_chosen(config, monkeypatch, limit, size, piece
     assert f"8 pictures of {size} px" in plan.text and ("not 256" in plan.text) == (size < 256)
 
 
+def test_pictures_that_are_compared_stay_together(config, monkeypatch):
+    asked = machine(monkeypatch)
+    compared = replace(config, method="microast", settings={"width": 4, "features": "random-16x"})
+    plan = fit(compared, 210 * MIB + fitting._pixels(config))
+    assert plan.config.accumulate == 4 and all(pictures > 1 for _, pictures, _ in asked)
+    apart = replace(compared, settings={**compared.settings, "contrast": 0.0})
+    assert fit(apart, 160 * MIB + fitting._pixels(config)).config.accumulate == 8
+
+
 def test_what_does_not_fit_at_all(config, monkeypatch):
     machine(monkeypatch)
     with pytest.raises(ConfigError, match=r"however it is cut.*--width"):

@@ -469,6 +469,16 @@ def test_a_size_that_the_network_cannot_take(config, folders):
         train(config(method="pix2pix", target=folders[0], size=48, settings=settings), quiet)
 
 
+def test_pictures_that_are_compared_are_not_computed_one_by_one(config, tmp_path):
+    settings = {"width": 4, "features": "random-16x"}
+    for changes in ({"batch_size": 1}, {"batch_size": 4, "accumulate": 4}):
+        with pytest.raises(ConfigError, match=r"microast compares.*found 1; allowed: at least 2.*--contrast 0"):
+            train(config(method="microast", settings=settings, **changes), quiet)
+    assert not (tmp_path / "run").exists()
+    train(config(method="microast", settings=settings, batch_size=4, accumulate=2, steps=1, log_every=1), quiet)
+    assert "generator/contrast" in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
 def test_previews_are_chosen_for_unpaired_methods_only(config, folders, tmp_path):
     style = train(config(preview=folders[1], steps=1, sample_every=1), quiet)
     with Image.open(style.parent / "samples" / "step-00000001.jpg") as sheet:

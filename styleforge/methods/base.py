@@ -288,12 +288,14 @@ class Method(nn.Module):
         batch_size: pictures per step that suit it.
         paper: its address.
         targets: how many target pictures there must be; any number when None.
+        smallest: how many pictures must be computed together, because they are compared with one another.
     """
 
     data: ClassVar[Literal["unpaired", "paired", "images", "damaged", "styles"]] = "unpaired"
     batch_size: ClassVar[int] = 1
     paper: ClassVar[str] = ""
     targets: int | None = None
+    smallest: int = 1
 
     def players(self) -> list[Player]:
         """Who plays, in the order of a turn."""

@@ -49,6 +49,7 @@ class MicroAST(Method):
         super().__init__()
         self.content, self.style, self.normalize = content, style, normalize
         self.contrast, self.lr = contrast, lr
+        self.smallest = 2 if contrast else 1
         self.model = MicroASTGenerator(width=width)
         self.features = feature_networks.load(features, last="relu4_1")
 
