@@ -79,6 +79,21 @@ def new_or_empty(folder: str | os.PathLike[str]) -> Path:
     return folder
 
 
+def writable(folder: str | os.PathLike[str]) -> Path:
+    """The folder, which is there or can be made, as far as can be seen without trying.
+
+    Raises:
+        ConfigError: it, or what is to hold it, is a file, or may not be written.
+    """
+    folder = Path(folder)
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        why = "may not be written" if there.is_dir() else "is no folder"
+        todo = "Give another --output."
+        raise ConfigError("This folder cannot be written", where=folder, found=f"{there} {why}", todo=todo)
+    return folder
+
+
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
     """Write `data` to `path` through :func:`replacing`."""
     with replacing(path) as temporary:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from . import data, memory, methods
 from .errors import ConfigError
+from .files import writable
 from .hub import PretrainedMixin
 from .methods.base import Method
 from .runs import TrainConfig
@@ -87,7 +88,7 @@ def fit(config: TrainConfig, limit: int | None = None, tell: Callable[[str], Non
         ConfigError: not even one small picture at a time fits (or the fewest that the method compares), or the run
             cannot be tried at all.
     """
-    begun = Path(config.output) / "train.json"
+    begun = writable(config.output) / "train.json"
     if begun.exists():
         before = TrainConfig.read(begun)
         kept = replace(config, size=before.size, accumulate=before.accumulate, recompute=before.recompute)

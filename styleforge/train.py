@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from . import cards, checkpoint, data, features, methods, processes, report, rng, runs, samples
 from .adaptation import ESTIMATES, Adaptation, Adapted, save_training
 from .errors import CheckpointError, ConfigError, ImageError, TrainingDiverged
-from .files import clean, write_text
+from .files import clean, writable, write_text
 from .hub import PretrainedMixin
 from .lora import merge
 from .methods.base import Batch, Method, Player
@@ -103,7 +103,7 @@ def train(config: TrainConfig, on_step: Callable[[Progress], None] | None = None
 
 def _train(config: TrainConfig, on_step: Callable[[Progress], None] | None, opened: ExitStack) -> Path:
     """See :func:`train`; what is to be closed at the end, however it comes, is put into `opened`."""
-    run = Path(config.output)
+    run = writable(config.output)
     started = time.monotonic()
 
     # Processes, device, precision.

@@ -388,6 +388,11 @@ def test_what_is_refused_leaves_nothing(world, tmp_path, options, error, message
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_output_that_is_a_file_is_told_before_the_work(world):
+    with pytest.raises(ConfigError, match=r"test_evaluate\.py is no folder"):
+        measure(world, world / "run", Path(__file__), progress=lambda *_: pytest.fail("worked"))
+
+
 def test_a_broken_photograph_ends_it_and_leaves_nothing(world, tmp_path):
     photos = shutil.copytree(world / "photos", tmp_path / "photos")
     (photos / "photos-4.png").write_bytes(b"no picture")

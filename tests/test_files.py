@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from styleforge import files
+from styleforge.errors import ConfigError
 from styleforge.files import clean, remove_folder, replacing, replacing_folder, write_bytes, write_text
 
 
@@ -30,6 +31,19 @@ def test_write_makes_folders_and_keeps_utf8(tmp_path):
     assert write_text(tmp_path / "a/b/c.txt", "Schön\n").read_bytes() == "Schön\n".encode()
     assert write_bytes(tmp_path / "a/b/c.txt", b"new").read_bytes() == b"new"
     assert contents(tmp_path) == {"a/b/c.txt": "new"}
+
+
+def test_where_a_folder_can_be_written(tmp_path, monkeypatch):
+    put(tmp_path, file="x")
+    for name in ("", "new", "new/deep"):
+        assert files.writable(tmp_path / name) == tmp_path / name
+    for name in ("file", "file/new", "file/new/deep"):
+        with pytest.raises(ConfigError, match=r"cannot be written.*/file is no folder.*another --output"):
+            files.writable(tmp_path / name)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    with pytest.raises(ConfigError, match="found .* may not be written"):
+        files.writable(tmp_path / "new")
+    assert contents(tmp_path) == {"file": "x"}
 
 
 @pytest.mark.parametrize("letter", ["a", "ü", "🎨"])

@@ -79,6 +79,13 @@ def test_pictures_that_are_compared_stay_together(config, monkeypatch):
     assert fit(apart, 160 * MIB + fitting._pixels(config)).config.accumulate == 8
 
 
+def test_an_output_that_is_a_file_is_told_before_trials(config, monkeypatch):
+    asked = machine(monkeypatch)
+    with pytest.raises(ConfigError, match="is no folder"):
+        fit(replace(config, output=__file__))
+    assert asked == []
+
+
 def test_what_does_not_fit_at_all(config, monkeypatch):
     machine(monkeypatch)
     with pytest.raises(ConfigError, match=r"however it is cut.*--width"):

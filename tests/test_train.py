@@ -499,6 +499,12 @@ def test_a_run_among_its_pictures_goes_on_with_the_same_ones(config, folders, tm
         assert newest["pictures"] == "7 source, 5 target"
 
 
+def test_an_output_that_is_a_file_is_told_before_all_else(config, monkeypatch):
+    monkeypatch.setattr(methods, "build", None)
+    with pytest.raises(ConfigError, match=r"test_train\.py is no folder"):
+        train(config(output=f"{__file__}/run"), quiet)
+
+
 def test_missing_folders_leave_nothing_behind(config, tmp_path):
     with pytest.raises(DataError, match="No such folder"):
         train(config(source=str(tmp_path / "nowhere")), quiet)

@@ -23,6 +23,7 @@ from typing import Any
 
 from ..damage import KINDS, check_kinds
 from ..errors import ConfigError
+from ..files import writable
 from ..metrics import cache
 from ..pipeline import StylePipeline
 from .figures import Figures
@@ -103,12 +104,13 @@ def evaluate(
 
     Raises:
         ConfigError: a setting out of range; no source, or one too many; a style that has no right answers; or a judge
-            that ends before the layers that see.
+            that ends before the layers that see; or an output that cannot be written.
         DataError: no pictures; ready pictures that are missing, or several of one photograph; a picture without its
             right answer, or pairs of different shapes.
         ImageError: a picture cannot be used.
         RepoError, WeightsError, CorruptFileError: a style or the judge cannot be loaded.
     """
+    output = writable(output)
     _check(size, limit)
     _check_source(source, damage)
     kinds = [kind for kind in KINDS if kind in (damage or ())]
@@ -123,7 +125,7 @@ def evaluate(
     work.total = len(studio.sources) + (len(studio.targets) if task.sets else 0)
     figures = Figures(studio, eyes, measured(studio, eyes, work), goals(studio, eyes, work) if task.sets else {})
     evaluation = Evaluation(
-        output=Path(output),
+        output=output,
         protocol=_protocol(studio, eyes),
         metrics=figures.of(STYLE),
         controls={name: figures.of(name) for name in task.controls},
