@@ -537,6 +537,14 @@ def test_evaluate_writes_figures_and_a_page(call, style, trained, tmp_path):
     assert code == 0 and json.loads(out)["protocol"]["n_source"] == 3
 
 
+def test_evaluate_leaves_the_page_of_a_run_alone(call, trained):
+    run, pictures = trained
+    before = (run / "report.html").read_text()
+    code, out, err = call("evaluate", run, "--source", pictures, "--target", pictures, "-o", run, "--size", "64")
+    assert code == 0 and out.endswith(f"{run / 'evaluation.html'}\n"), err
+    assert (run / "report.html").read_text() == before and "color transfer" in (run / "evaluation.html").read_text()
+
+
 def test_a_survey_from_preparing_to_results(call, style, trained, tmp_path):
     _, pictures = trained
     study = tmp_path / "study"

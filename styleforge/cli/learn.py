@@ -159,7 +159,7 @@ def report(run: Path) -> None:
     metavar="KINDS",
     help="Make the source from the target by damage, such as noise or blur,jpeg: what a restoration is to undo.",
 )
-@output_option("Folder for metrics.json and report.html.")
+@output_option("Folder for metrics.json and report.html (evaluation.html in that of a run).")
 @click.option("--against", type=click.Path(), help="Another style, compared on the same pictures.")
 @click.option("--judge", help="Feature network that measures: a file of weights, best one that no training used.")
 @click.option("--size", type=click.IntRange(32, 2048), default=256, show_default=True, help="Side of the squares.")
@@ -194,7 +194,7 @@ def evaluate(style: str, output: Path, as_json: bool, **options: Any) -> None:
         click.echo(f"{metric:32}" + "".join(f"{'-':>16}" if v is None else f"{v:>16.3g}" for v in values))
     for warning in found.warnings:
         click.echo(f"Note: {warning}", err=True)
-    click.echo(output / "report.html")
+    click.echo(found.page)
 
 
 @click.group()

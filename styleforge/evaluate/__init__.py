@@ -44,7 +44,7 @@ class Evaluation:
     """What :func:`evaluate` found; `metrics.json` holds the same.
 
     Attributes:
-        output: the folder of `metrics.json` and `report.html`.
+        output: the folder of `metrics.json` and the page.
         protocol: what was measured, how, and with which network.
         metrics: of the style by name: "value", "low" and "high" (95 %), "n" pictures, and which is "better".
         controls: the same of pictures that no style made, by control.
@@ -59,6 +59,11 @@ class Evaluation:
     controls: dict[str, dict[str, dict[str, Any]]]
     warnings: list[str]
     against: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def page(self) -> Path:
+        """`report.html`; in the folder of a run, which has one already, `evaluation.html`."""
+        return self.output / ("evaluation.html" if (self.output / "train.json").exists() else "report.html")
 
 
 def evaluate(
@@ -90,7 +95,7 @@ def evaluate(
             take any style are given a painting for each photograph, the one that the color transfer has.
         source: photographs, or whatever else comes in; None when `damage` makes it.
         target: paintings in the style, or the right answers.
-        output: folder for `metrics.json` and `report.html`.
+        output: folder for `metrics.json` and `report.html`, which in that of a run is called `evaluation.html`.
         pairs: each picture of `source` has its right answer in `target`, of the same name (suffix aside).
         damage: make what comes in from `target` by these kinds of damage, see :mod:`styleforge.damage`: at the size of
             the squares, and the same for all styles and controls.
@@ -137,7 +142,7 @@ def evaluate(
         del facts["output"]
         if against is None:
             del facts[AGAINST]
-        write(evaluation.output, facts, _title(style), studio, figures)
+        write(evaluation.page, facts, _title(style), studio, figures)
     work.wait()
     return evaluation
 

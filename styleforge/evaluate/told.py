@@ -15,7 +15,7 @@ from .figures import Figures
 from .studio import Studio, chosen
 from .task import AGAINST, STYLE
 
-METRICS, PAGE = "metrics.json", "report.html"
+METRICS = "metrics.json"
 EXAMPLES, EXTREMES, GOALS = 8, 4, 6  # pictures on the page
 NEARNESS = (  # better than, not measurably other than, and worse than doing nothing
     "brings the {} nearer to",
@@ -28,11 +28,11 @@ FAULTS = {  # where a style is worse than what it is compared with, and above 0,
 }
 
 
-def write(output: Path, facts: Mapping[str, Any], title: str, studio: Studio, figures: Figures) -> None:
-    """Both files into a folder, all or none.
+def write(path: Path, facts: Mapping[str, Any], title: str, studio: Studio, figures: Figures) -> None:
+    """The page, and `metrics.json` beside it: both or none.
 
     Args:
-        output: the folder.
+        path: of the page.
         facts: what `metrics.json` is to hold.
         title: of the style.
         studio: makes the pictures again that are shown.
@@ -60,9 +60,9 @@ def write(output: Path, facts: Mapping[str, Any], title: str, studio: Studio, fi
             if name in figures.rows[STYLE]
         },
     )
-    with replacing_folder(output, last=(METRICS,)) as folder:
+    with replacing_folder(path.parent, last=(METRICS,)) as folder:
         write_text(folder / METRICS, json.dumps(facts, indent=2, allow_nan=False) + "\n")
-        write_text(folder / PAGE, page)
+        write_text(folder / path.name, page)
 
 
 def _subject(studio: Studio) -> str:
