@@ -244,7 +244,7 @@ def _problems(config: TrainConfig) -> list[ConfigError]:
         if (folder := getattr(config, name)) is not None and Path(folder).resolve() == Path(config.output).resolve():
             wrong("A run has a folder of its own, beside pictures or below", name, "Give another --output.")
     if len(config.zoom) != 2 or not 1 <= config.zoom[0] <= config.zoom[1] <= 16:
-        todo = "Give for example 1.12 1.12, as CycleGAN has it."
+        todo = "Give for example --zoom 1.12,1.12, as CycleGAN has it."
         wrong("zoom is no interval", "zoom", todo, allowed="two numbers, 1 <= low <= high <= 16")
     if config.batch_size % config.accumulate:
         todo = f"Give a divisor of {config.batch_size}, or another --batch-size."

@@ -153,6 +153,9 @@ def _train(config: TrainConfig, on_step: Callable[[Progress], None] | None, open
     # Go on where the run was.
     if chief:
         opened.enter_context(processes.alone_in(run))
+    runs.remember(config, run, write=False)
+    tracker = open_tracker(config.tracker if chief else "none", run, asdict(config))
+    opened.callback(tracker.close)
     runs.remember(config, run, chief)
     step, seconds = 0, 0.0
     if found:
@@ -170,8 +173,6 @@ def _train(config: TrainConfig, on_step: Callable[[Progress], None] | None, open
     voice = Voice(run, chief)
     told = {"device": _hardware(device), "precision": precision.kind, "pictures": pictures.describe()}
     told["joint_batch"] = joint_batch
-    tracker = open_tracker(config.tracker if chief else "none", run, asdict(config))
-    opened.callback(tracker.close)
     progress = on_step or _progress_bar(config.steps, step, chief)
     if not on_step:
         voice.say(f"{config.method} on {pictures.describe()}; {device}, {precision.kind}; into {run}")
@@ -213,7 +214,8 @@ def _train(config: TrainConfig, on_step: Callable[[Progress], None] | None, open
         method.estimate(_first_batches(config, method, pictures, device))
     draws = draw(step)
     good = step, state.tensors(copy=True), state.facts()
-    ending, worked = False, 0.0
+    ending = finished = bool(quality and found and quality.plateau)
+    worked = 0.0
     opened.callback(lambda: draws.close())
     with _stop_signals() as stopped:
         while step < config.steps and not ending:

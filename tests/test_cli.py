@@ -312,6 +312,8 @@ def test_a_configuration_file_repeats_a_run(call, trained, tmp_path):
         assert now["settings"] == {**before["settings"], "cycle": 5.0} and now["steps"] == 3
         same = set(before) - {"settings", "steps", "output"}
         assert {k: now[k] for k in same} == {k: before[k] for k in same}
+    code, _, err = call("train", "--steps", "1", "--output", tmp_path / "last", "--config", run / "train.json")
+    assert code == 0 and (tmp_path / "last" / "style").is_dir(), err
     code, _, err = call("train", "cut", "--config", run / "train.json", "--output", tmp_path / "other")
     assert code == 1 and "of another method" in err and "Leave out the word cut" in err
     code, _, err = call("train", "--config", tmp_path / "nowhere.json")
@@ -533,6 +535,7 @@ def test_evaluate_writes_figures_and_a_page(call, style, trained, tmp_path):
     code, out, err = call("evaluate", style, *words)
     assert code == 0 and "edges" in out and "color transfer" in out, err
     assert (tmp_path / "out" / "report.html").exists()
+    assert call("evaluate", style, *words, "--size", "63")[0] == 2
     code, out, _ = call("evaluate", style, *words, "--json")
     assert code == 0 and json.loads(out)["protocol"]["n_source"] == 3
 

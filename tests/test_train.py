@@ -454,6 +454,7 @@ def test_unknown_method_and_settings(config):
     [
         ({"size": 8}, "16 to 2048"),
         ({"zoom": [2.0, 1.0]}, "low <= high"),
+        ({"zoom": [2.0]}, r"--zoom 1\.12,1\.12"),
         ({"precision": "fp8"}, "'bf16'"),
         ({"steps": -1}, "steps"),
     ],
@@ -509,6 +510,13 @@ def test_missing_folders_leave_nothing_behind(config, tmp_path):
     with pytest.raises(DataError, match="No such folder"):
         train(config(source=str(tmp_path / "nowhere")), quiet)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_tracker_that_is_missing_is_told_before_the_run_is_written(config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(MissingExtra, match="wandb"):
+        train(config(tracker="wandb"), quiet)
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_another_run_in_the_same_folder_is_refused(config):
@@ -713,6 +721,7 @@ def test_a_run_stops_when_nothing_is_gained(config, folders, monkeypatch):
     style = train(run, quiet)
     assert checkpoint.newest(style.parent / "checkpoints")[1]["step"] == 4
     assert "nothing better in 2 measurements" in events(run, "status")[-1]["text"]
+    train(run, lambda progress: pytest.fail("went on"))
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,9 @@ class Methods(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """A configuration file names its method itself."""
-        if args and args[0].startswith("--config"):
-            file = args[0].partition("=")[2] or "".join(args[1:2])
+        at = next((n for n, word in enumerate(args) if word.partition("=")[0] == "--config"), None)
+        if at is not None and args[0].startswith("-"):
+            file = args[at].partition("=")[2] or "".join(args[at + 1 : at + 2])
             from ..runs import read_table
 
             args = [str(read_table(file).get("method", "")), *args]
@@ -162,7 +163,7 @@ def report(run: Path) -> None:
 @output_option("Folder for metrics.json and report.html (evaluation.html in that of a run).")
 @click.option("--against", type=click.Path(), help="Another style, compared on the same pictures.")
 @click.option("--judge", help="Feature network that measures: a file of weights, best one that no training used.")
-@click.option("--size", type=click.IntRange(32, 2048), default=256, show_default=True, help="Side of the squares.")
+@click.option("--size", type=click.IntRange(64, 2048), default=256, show_default=True, help="Side of the squares.")
 @click.option("--limit", type=click.IntRange(2), help="Take so many pictures of each folder at most.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draws behind intervals.")
 @JSON
