@@ -377,9 +377,7 @@ def find(base: str | os.PathLike[str], revision: str | None = None) -> Base:
     Raises:
         RepoError: there is none.
     """
-    published = Path(base) / "style"
-    if (published / hub.CONFIG_NAME).is_file() and not (Path(base) / hub.CONFIG_NAME).exists():  # the folder of a run
-        base = published
+    base = hub.style_of(base)
     return Base(str(base), hub.fetch(base, revision=revision))
 
 

@@ -334,6 +334,12 @@ class WithoutDrawing(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def style_of(name: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The folder of the style in that of a run; any other name as it is."""
+    published = Path(name) / "style"
+    return published if (published / CONFIG_NAME).is_file() and not (Path(name) / CONFIG_NAME).exists() else name
+
+
 def architecture(files: StyleFiles) -> type[PretrainedMixin]:
     """The class that a configuration names, from our own table; nothing is imported for it.
 

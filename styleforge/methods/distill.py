@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import features as feature_networks
-from ..adaptation import find
 from ..configs import Range, Weight, Width
 from ..engine import accelerate
 from ..errors import ConfigError, RepoNotFound
-from ..hub import PretrainedMixin
+from ..hub import PretrainedMixin, style_of
 from ..losses import content_loss, gram, gram_loss
 from ..models import MiniGenerator
 from .base import Batch, Method, Player, Terms, unsteadiness
@@ -110,11 +109,10 @@ class Distill(Method):
 
 def _load_teacher(name: str, revision: str | None) -> PretrainedMixin:
     try:
-        base = find(name, revision)
+        network = PretrainedMixin.from_pretrained(style_of(name), revision=revision, dtype=torch.float32)
     except RepoNotFound as error:  # perhaps of a style from elsewhere, which tells no paths
         todo = "Say where it is: --teacher, or STYLE of `styleforge distill`."
         raise RepoNotFound("The teacher is not there", where=name, found=error, todo=todo) from error
-    network = PretrainedMixin.from_files(base.files, dtype=torch.float32)
     can, channels = network.capabilities, [network.config.get(f"{end}_channels", 3) for end in ("in", "out")]
     if can.inputs != ("image",) or can.output != "image" or channels != [3, 3]:
         raise ConfigError(
