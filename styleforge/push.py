@@ -24,7 +24,7 @@ from PIL import ExifTags, Image
 
 from . import card, images, weights
 from .adaptation import ADAPTER, MANIFEST, NETWORKS, RECIPE, TRAINING, find
-from .card.linter import PLACES, SECRETS
+from .card.linter import PICTURE, PICTURES, PLACES, SECRETS
 from .errors import (
     ConfigError,
     CorruptFileError,
@@ -57,7 +57,6 @@ ONNX = "onnx/model.onnx"
 METRICS = "metrics.json"  # of the style, or of its run
 REPORT = "report.html"  # only from the folder of the style: that of a run shows pictures of the training
 TEXTS = (".json", ".html")
-PICTURES = ("samples", "images")
 EMBEDDED = re.compile(r";base64,[\w+/=]+")  # pictures of a report
 PLACES_OUTSIDE = re.compile(rf"(?P<embedded>{EMBEDDED.pattern})|{PLACES.pattern}")
 NETWORK_FILES = "|".join(re.escape(name) for name in (CONFIG_NAME, WEIGHTS_NAME, CARD_NAME))
@@ -66,8 +65,7 @@ ALLOWED = re.compile(
     rf"(?:[a-z][\w-]{{0,31}}/)?(?:{NETWORK_FILES})"
     rf"|{TRAINING}/(?:{'|'.join(map(re.escape, (NETWORKS, RECIPE, MANIFEST)))})"
     rf"|{ADAPTER}/(?:{re.escape(FACTORS)}|{re.escape(FACTS)})"
-    rf"|(?:{'|'.join(PICTURES)})/[\w\- ][\w\-. ]{{0,99}}\.(?:png|jpe?g|webp)"
-    rf"|{re.escape(METRICS)}|{re.escape(REPORT)}|LICENSE(?:\.txt|\.md)?|{re.escape(ONNX)}"
+    rf"|{PICTURE.pattern}|{re.escape(METRICS)}|{re.escape(REPORT)}|LICENSE(?:\.txt|\.md)?|{re.escape(ONNX)}"
 )
 
 

@@ -331,6 +331,16 @@ def test_each_fault_is_found_and_said(tmp_path, old, new, rule, severity, words)
         assert str(problem).startswith(f"line {problem.line}: {severity}: ")
 
 
+@pytest.mark.parametrize("address", ["samples/a%20b.png", "<samples/a b.png>", "<samples/c).png>"])
+def test_names_of_pictures_may_have_spaces(tmp_path, address):
+    (tmp_path / "samples").mkdir()
+    text = good().replace("samples/a.png", address)
+    assert "is not there" in str(card.lint(text, folder=tmp_path))
+    for name in ("a b.png", "c).png"):
+        (tmp_path / "samples" / name).touch()
+    assert not card.lint(text, folder=tmp_path)
+
+
 def test_only_a_push_needs_a_license_and_a_home():
     text = good(license=None, repo=card.SOMEWHERE)
     assert {problem.severity for problem in card.lint(text)} == {"warning"}

@@ -244,6 +244,16 @@ def test_what_cannot_be_used_leaves_nothing(style, given, words):
     assert sorted(path.name for path in style.iterdir()) == ["config.json", "model.safetensors"]
 
 
+def test_samples_on_the_card_are_those_that_a_push_sends(style):
+    (style / "samples").mkdir()
+    for name in ("my photo.png", "наш.jpg", "photo (1).png", "a[b].png", "a#b.png", "x.bmp", "x.gif", "X.PNG"):
+        PHOTO.save(style / "samples" / name)
+    text = cards.write_card(style, license="mit", repo="me/rain", name="Rain").read_text()
+    shown = [name for name in ("my%20photo.png", "%D0%BD%D0%B0%D1%88.jpg") if f"](samples/{name})" in text]
+    assert len(shown) == text.count("![") == 2
+    assert not [problem for problem in cards.check(style, pushing=True) if problem.severity == "error"]
+
+
 def test_a_style_that_needs_a_reference_says_so(tmp_path):
     style = AdaINGenerator(backbone="vgg19-16x").save_pretrained(tmp_path / "style")
     with pytest.raises(ConfigError, match=r"needs a reference.*--reference FILE"):

@@ -68,8 +68,12 @@ UNWRITTEN = {
     UNSAID: "Say where the pictures come from and under which licenses: in the section, or with --data",
     UNTRIED: "Say what the style does badly: in the section, or with --limits",
 }
+PICTURES = ("samples", "images")
+PICTURE = re.compile(rf"(?:{'|'.join(PICTURES)})/[\w\- ][\w\-. ]{{0,99}}\.(?:png|jpe?g|webp)")  # no other is pushed
 # Bounded, so that no line takes long.
-IMAGES = re.compile(r"!\[([^\]]{0,500})\]\(\s{0,9}<?([^)\s>]{1,500})>?(?:\s[^)]{0,500})?\)|<img\b([^>]{0,500})>", re.I)
+IMAGES = re.compile(
+    r"!\[([^\]]{0,500})\]\(\s{0,9}(<[^>]{1,500}>|[^)\s>]{1,500})(?:\s[^)]{0,500})?\)|<img\b([^>]{0,500})>", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,7 @@ def _picture(match: re.Match[str], folder: Path | None, line: int) -> Iterator[P
         address, text = (found[1] if found else "" for found in named.values())
     if not text.strip():
         yield Problem("picture", "Say in words what the picture shows, for those who do not see it.", "warning", line)
-    words = _trouble(address, folder)
+    words = _trouble(address.strip("<>"), folder)
     if words:
         yield Problem("picture", f"'{address[:80]}' {words}", "error", line)
 

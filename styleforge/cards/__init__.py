@@ -13,7 +13,7 @@ from PIL import Image
 
 from .. import card, images, weights
 from ..adaptation import RECIPE, TRAINING
-from ..data import SUFFIXES
+from ..card.linter import PICTURE
 from ..errors import ConfigError, CorruptFileError, NotAStyle, RepoNotFound, StyleforgeError, nearest
 from ..files import write_text
 from ..hub import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, PretrainedMixin
@@ -294,9 +294,9 @@ def _samples(folder: Path, inputs: tuple[str, ...], credit: str, drawn: bool) ->
     if drawn or (folder / STRIP).exists():
         text = STRIPS[inputs]
         shown.append({"file": STRIP, "text": text, "caption": f"{text}. {credit}" if credit else text})
-    others = sorted((folder / STRIP).parent.glob("*"))
-    others = [path for path in others if path.suffix.lower() in SUFFIXES and path != folder / STRIP]
-    return shown + [{"file": f"{p.parent.name}/{p.name}", "text": f"Sample: {p.stem}"} for p in others[:SHOWN]]
+    others = {f"{path.parent.name}/{path.name}": path for path in sorted((folder / STRIP).parent.glob("*"))}
+    others = [(name, path) for name, path in others.items() if PICTURE.fullmatch(name) and name != STRIP]
+    return shown + [{"file": name, "text": f"Sample: {path.stem}"} for name, path in others[:SHOWN]]
 
 
 def _credit(old: str, inputs: tuple[str, ...]) -> str:
