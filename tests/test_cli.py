@@ -523,6 +523,20 @@ def test_a_dry_push_says_what_would_happen(call, style, hub):
     assert code == 0 and json.loads(out)["dry_run"] and "tester/dry" not in hub.repos
 
 
+def test_a_push_says_what_it_leaves_here(call, style, hub, tmp_path):
+    place = tmp_path / "mine"
+    shutil.copytree(style, place)
+    code, _, err = call("push", place, "tester/mine", "--license", "mit", "--dry-run")
+    assert code == 0 and "Left here" not in err
+    for name in ("samples/photo (1).png", "notes.txt"):
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_bytes(b"x")
+    for options in (["--dry-run"], []):
+        code, _, err = call("push", place, "tester/mine", "--license", "mit", *options)
+        assert code == 0 and "notes.txt, samples/photo (1).png" in err
+    assert "notes.txt" not in hub.files("tester/mine")
+
+
 def test_styles_can_be_searched(call):
     code, out, _ = call("styles", "--search", "MONET", "--json")
     assert code == 0 and [row["name"] for row in json.loads(out)] == ["fastcut-monet", "mini-monet"]

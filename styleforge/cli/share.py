@@ -95,6 +95,8 @@ def push(style: Path, repo_id: str, as_json: bool, **options: Any) -> None:
         return
     for note in made.notes:
         _note(note)
+    if made.left_out:
+        _note(f"Left here, as no part of a style: {', '.join(made.left_out)}")
     if made.dry_run:
         for change in made.changes:
             click.echo(f"{change.what:10} {change.bytes:>12,}  {change.path}")
