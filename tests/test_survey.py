@@ -443,6 +443,23 @@ def test_a_database_that_cannot_be_used(study, tmp_path):
         assert votes.all() == []
 
 
+def test_looking_at_votes_makes_and_changes_nothing(study, tmp_path):
+    assert survey.results(study).votes == 0 and not study.votes.exists()
+    (tmp_path / "text").write_text("no database, but a letter to the editor\n" * 30)
+    sqlite3.connect(tmp_path / "other.sqlite").execute("CREATE TABLE recipes (cake)")
+    for path in ("typo.sqlite", "no/typo.sqlite", "text", "other.sqlite", "study"):
+        with pytest.raises(DataError, match="The votes cannot be read"):
+            survey.read_database(study, tmp_path / path)
+    assert not (tmp_path / "typo.sqlite").exists() and not (tmp_path / "no").exists()
+    path = tmp_path / "100% of them?.sqlite"
+    with Votes(study, path, too_fast=0) as votes:
+        votes.ask(token := new_token())
+        votes.answer(token, 0, 1)
+        assert survey.read_database(study, path) == votes.all() != []  # while it is served
+    before = path.read_bytes()
+    assert len(survey.read_database(study, path)) == 1 and path.read_bytes() == before
+
+
 def test_csv_there_and_back(study, votes, tmp_path):
     for choice in (0, None):
         token = new_token()

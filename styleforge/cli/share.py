@@ -200,8 +200,7 @@ def results(study: Path, database: Path | None, votes: tuple[Path, ...], as_csv:
     if votes:
         cast = [vote for file in votes for vote in surveys.read_csv(file)]
     else:
-        with surveys.Votes(found, database) as opened:
-            cast = opened.all()
+        cast = surveys.read_database(found, database)
     if as_csv:
         click.echo(surveys.write_csv(cast), nl=False)
         return

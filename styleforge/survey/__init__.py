@@ -10,7 +10,7 @@ only `app` needs gradio.
 
 from .ranking import Results, results
 from .study import Question, Study, load, prepare
-from .votes import Mirror, Vote, Votes, read_csv, write_csv
+from .votes import Mirror, Vote, Votes, read_csv, read_database, write_csv
 
 __all__ = [
     "Mirror",
@@ -22,6 +22,7 @@ __all__ = [
     "load",
     "prepare",
     "read_csv",
+    "read_database",
     "results",
     "write_csv",
 ]

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from .study import Study
-from .votes import Vote, Votes
+from .votes import Vote, read_database
 
 CONFIDENCE = 0.95
 
@@ -152,11 +152,10 @@ def results(study: Study, votes: Iterable[Vote] | None = None) -> Results:
 
     Raises:
         ConfigError: votes of another study.
-        CorruptFileError: the votes cannot be read.
+        DataError: the votes cannot be read.
     """
     if votes is None:
-        with Votes(study) as kept:
-            votes = kept.all()
+        votes = read_database(study)
     all_votes = list({(vote.token, vote.number): vote for vote in votes}.values())
     if odd := {vote.study for vote in all_votes} - {study.id}:
         found, todo = ", ".join(sorted(odd)), "Give the votes of this study, or the study of these votes."

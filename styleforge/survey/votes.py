@@ -18,7 +18,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -178,8 +178,7 @@ class Votes:
     def all(self) -> list[Vote]:
         """Every vote of the study, in the order of the tokens."""
         with self._lock, self._telling():
-            rows = self._db.execute("SELECT * FROM votes WHERE study = ?", (self.study.id,)).fetchall()
-        return [Vote(*row[:4], tuple(row[4].split("|")), *row[5:]) for row in rows]
+            return _all(self._db, self.study)
 
     def close(self) -> None:
         """Close the database."""
@@ -227,6 +226,29 @@ class Votes:
         except (sqlite3.Error, OSError) as error:
             todo = "Check the free space and who may write there; another path can be given."
             raise CorruptFileError("The votes cannot be kept", where=self.path, found=error, todo=todo) from error
+
+
+def read_database(study: Study, path: str | os.PathLike[str] | None = None) -> list[Vote]:
+    """The votes of a study as :class:`Votes` keeps them, who may go on meanwhile; nothing is made or changed.
+
+    Args:
+        study: what is voted on.
+        path: the database; when None, that in the folder of the study, where none means no votes yet.
+
+    Raises:
+        DataError: missing, or no such database.
+    """
+    if path is None and not study.votes.exists():
+        return []
+    path = Path(path or study.votes)
+    try:
+        with closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=60)
+        ) as db:  # makes no file
+            return _all(db, study)
+    except sqlite3.Error as error:
+        todo = "Give the database that `styleforge survey serve` has made."
+        raise DataError("The votes cannot be read", where=path, found=error, todo=todo) from error
 
 
 def write_csv(votes: Iterable[Vote]) -> str:
@@ -292,6 +314,11 @@ class Mirror(CommitScheduler):
         if not self.file.exists() or self.file.read_text(encoding="utf-8") != text:
             write_text(self.file, text)
         return super().push_to_hub()
+
+
+def _all(db: sqlite3.Connection, study: Study) -> list[Vote]:
+    rows = db.execute("SELECT * FROM votes WHERE study = ?", (study.id,)).fetchall()
+    return [Vote(*row[:4], tuple(row[4].split("|")), *row[5:]) for row in rows]
 
 
 def _vote(row: dict[str, str]) -> Vote:
