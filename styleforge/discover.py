@@ -37,7 +37,7 @@ class StyleRow:
 
     Attributes:
         name: what `from_pretrained` takes.
-        architecture: class of its network; None when the Hub does not tell.
+        architecture: class of its network; None when it is not told, or none of ours.
         bytes: of its weights: of the file, on the Hub of the tensors, which is some kB less; None when not told.
         where: it was found.
         commit: that is there; None for bundled ones.
@@ -133,7 +133,7 @@ def _cached_style(repo: CachedRepoInfo) -> Iterator[StyleRow]:
             return  # another kind of model
         check_digest(path, where)
         name, size = read_config(path, where).get("_class_name"), files[WEIGHTS_NAME].size_on_disk
-        yield StyleRow(repo.repo_id, str(name), size, "cache", revision.commit_hash)
+        yield StyleRow(repo.repo_id, _known([str(name)]), size, "cache", revision.commit_hash)
         return
 
 
@@ -143,11 +143,12 @@ def _on_the_hub(search: str | None, token: str | bool | None) -> Iterator[StyleR
         get_session().head(api.endpoint, timeout=PATIENCE)
         expand = ["sha", "tags", "safetensors"]
         for info in api.list_models(filter=TAG, search=search, sort="last_modified", limit=MOST, expand=expand):
-            yield StyleRow(info.id, _architecture(info), _bytes(info), "hub", info.sha)
+            yield StyleRow(info.id, _known(info.tags or []), _bytes(info), "hub", info.sha)
 
 
-def _architecture(info: ModelInfo) -> str | None:
-    return next((tag for tag in info.tags or [] if tag in PretrainedMixin.architectures), None)
+def _known(names: Iterable[str]) -> str | None:
+    """The class among words of strangers, which may hold anything, as what a terminal obeys."""
+    return next((name for name in names if name in PretrainedMixin.architectures), None)
 
 
 def _bytes(info: ModelInfo) -> int | None:

@@ -1,5 +1,6 @@
 """Which styles there are, with and without a network."""
 
+import json
 import os
 import subprocess
 import sys
@@ -152,6 +153,15 @@ def test_offline_mode(hub, tmp_path):
     out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=place)
     assert out.stdout.startswith("['cache'] [") and "offline mode" in out.stdout, out.stderr
     assert not hub.log
+
+
+@pytest.mark.parametrize("name", ["\x1b]0;mine\x07\x1b[2J", ["ResnetGenerator"], None, "Resnet"])
+def test_a_class_that_is_none_of_ours_is_not_repeated(hub, name):
+    config = json.loads(hub.files("org/rain")["config.json"])
+    hub.add("org/rain", {"config.json": json.dumps({**config, "_class_name": name}).encode()})
+    for file in ("config.json", "model.safetensors"):
+        huggingface_hub.hf_hub_download("org/rain", file)
+    assert facts(styles()) == sorted([("org/rain", "cache", None), BUNDLED])
 
 
 def test_a_damaged_configuration_in_the_cache_is_told(hub, tmp_path):
