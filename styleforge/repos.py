@@ -249,6 +249,13 @@ def look(api: HfApi, repo_id: str, *, revision: str | None, private: bool | None
         except hub_errors.GatedRepoError:
             raise
         except hub_errors.RepositoryNotFoundError:
+            if revision not in (None, "main"):
+                raise RevisionNotFound(
+                    "A new repository has no other branch than main",
+                    where=repo_id,
+                    found=revision,
+                    todo="Push to main first, and make the branch on the Hub.",
+                ) from None
             return Remote(repo_id)
         if private and not info.private:
             raise PushRefused(
@@ -270,11 +277,6 @@ def make(api: HfApi, repo_id: str, *, revision: str | None, private: bool | None
     there = look(api, repo_id, revision=revision, private=private, create_pr=create_pr)
     if there.commit is not None:
         return there
-    if revision not in (None, "main"):
-        todo = "Push to main first, and make the branch on the Hub."
-        raise RevisionNotFound(
-            "A new repository has no other branch than main", where=repo_id, found=revision, todo=todo
-        )
     with plain_errors(repo_id, revision, purpose="push"):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     return look(api, repo_id, revision=revision, private=private, create_pr=create_pr)

@@ -577,8 +577,9 @@ def test_a_gated_repository_whose_terms_nobody_accepted(hub, style):
 
 def test_a_branch_that_is_not_there(hub, style):
     push(style, REPO)
-    with pytest.raises(RevisionNotFound, match="no other branch than main"):
-        push(style, "org/new", revision="v9")
+    for dry in (True, False):
+        with pytest.raises(RevisionNotFound, match="no other branch than main"):
+            push(style, "org/new", revision="v9", dry_run=dry)
     assert ("model", "org/new") not in hub.repos
     with pytest.raises(RevisionNotFound, match="'v9'"):
         push(style, REPO, revision="v9")
