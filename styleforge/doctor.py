@@ -128,16 +128,22 @@ def _cache() -> Finding:
     return Finding("cache", text)
 
 
+def is_installed(module: str) -> bool:
+    """Whether a module can be imported; a mere folder of its name, as a tracker leaves where it ran, is none."""
+    spec = importlib.util.find_spec(module)
+    return spec is not None and spec.origin is not None
+
+
 def _extra(name: str, modules: tuple[str, ...]) -> Finding:
-    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    missing = [module for module in modules if not is_installed(module)]
     if missing:
         return Finding(name, f"not installed ({', '.join(missing)}): pip install 'styleforge[{name}]'", "note")
     return Finding(name, ", ".join(f"{module} {_version_of(module)}" for module in modules))
 
 
 def _version_of(module: str) -> str:
-    names = importlib.metadata.packages_distributions().get(module, [module])
-    return importlib.metadata.version(names[0])
+    names = importlib.metadata.packages_distributions().get(module)
+    return importlib.metadata.version(names[0]) if names else "of no package"
 
 
 def as_text(findings: list[Finding]) -> str:

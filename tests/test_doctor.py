@@ -23,6 +23,16 @@ def test_a_missing_package_and_a_missing_extra(monkeypatch):
     assert found["film"].state == "note" and "styleforge[film]" in found["film"].text
 
 
+def test_a_folder_named_as_an_extra_is_none_and_a_file_of_no_package_has_no_version(monkeypatch, tmp_path):
+    (tmp_path / "only_a_folder").mkdir()
+    (tmp_path / "only_a_file.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(doctor, "EXTRAS", {"tracks": ("only_a_folder",), "film": ("only_a_file",)})
+    found = {finding.topic: finding for finding in doctor.examine()}
+    assert found["tracks"].state == "note" and "not installed (only_a_folder)" in found["tracks"].text
+    assert found["film"] == doctor.Finding("film", "only_a_file of no package")
+
+
 @pytest.mark.parametrize(("version", "wrong"), [("12.9.1", False), ("13.0", True), ("13.5.2", True), ("14.0.1", False)])
 def test_versions_that_are_known_to_break(monkeypatch, version, wrong):
     monkeypatch.setattr(doctor, "KNOWN_BAD", (("pillow", (13,), (14,), "wrong", "no demo"),))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +9,7 @@ import gradio as gr
 from PIL import Image
 
 from .. import __version__
+from ..doctor import is_installed
 from ..errors import ConfigError
 from .face import LARGEST_BRUSH, WIDEST_EDGE, Face
 from .look import CSS, THEME
@@ -97,7 +97,7 @@ def launch(
             footer_links=["api", "settings"],
             max_file_size=policy.upload_bytes,
             state_session_capacity=500,
-            mcp_server=importlib.util.find_spec("mcp") is not None,
+            mcp_server=is_installed("mcp"),
             app_kwargs={"middleware": [(Doorkeeper, (), {"policy": policy})]},
             prevent_thread_lock=not wait,
         )
@@ -233,7 +233,7 @@ def _many_pictures(face: Face, settings: dict[str, Any]) -> None:
 
 
 def _film(face: Face, settings: dict[str, Any]) -> None:
-    if importlib.util.find_spec("av") is None:
+    if not is_installed("av"):
         gr.Markdown("Films need PyAV, which is not installed here: `pip install 'styleforge[video]'`.")
         return
     with gr.Row(equal_height=False):
