@@ -17,7 +17,7 @@ from torch import Tensor
 
 from styleforge import ResnetGenerator, StylePipeline
 from styleforge.bridges import comfyui
-from styleforge.errors import ConfigError, MissingExtra, RepoNotFound, UnknownName
+from styleforge.errors import ConfigError, ImageError, MissingExtra, RepoNotFound, UnknownName
 from styleforge.models import DCGANGenerator, MicroASTGenerator
 
 ROOT = Path(__file__).parents[1]
@@ -148,6 +148,13 @@ def test_a_style_is_loaded_once(style, monkeypatch):
 def test_what_cannot_be_painted_is_said_in_a_sentence(style, settings, error):
     with pytest.raises(error):
         paint(batch(1), **{"style": style, **settings})
+
+
+@pytest.mark.parametrize("name", ["image", "mask", "reference"])
+def test_a_batch_of_nothing_is_said(style, name):
+    given = {"image": batch(1), name: batch(1)[:0] if name != "mask" else torch.ones(0, 13, 18)}
+    with pytest.raises(ImageError, match=f"holds no pictures .{name}.: found .0, 13, 18"):
+        paint(style=style, **given)
 
 
 def test_snippets_of_the_hub_run(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..control import MAX_STRENGTH, SCALES, Color
+from ..errors import ImageError
 from ..hub import bundled_styles
 from ..pipeline import StylePipeline
 
@@ -75,8 +76,13 @@ class StyleforgeStylize:
             (B, H, W, 3) float32 in [0, 1].
 
         Raises:
+            ImageError: a batch of no pictures.
             StyleforgeError: as of the pipeline.
         """
+        for name, given in (("image", image), ("mask", mask), ("reference", reference)):
+            if given is not None and not given.numel():
+                todo = "Look at the node that makes it."
+                raise ImageError("This batch holds no pictures", where=name, found=tuple(given.shape), todo=todo)
         pipe = _pipeline(style)
         pictures = image.movedim(-1, 1).clamp(0, 1)
         masks = None if mask is None else mask.reshape(-1, *mask.shape[-2:]).clamp(0, 1)
