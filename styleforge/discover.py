@@ -19,6 +19,7 @@ from .repos import (
     WEIGHTS_NAME,
     bundled_styles,
     check_digest,
+    first_line,
     local,
     plain_errors,
     read_config,
@@ -110,6 +111,9 @@ def _cached(cache_dir: str | os.PathLike[str] | None, missing: list[str]) -> Ite
     try:
         cached = scan_cache_dir(cache_dir or constants.HF_HUB_CACHE).repos
     except CacheNotFound:  # nothing was ever downloaded
+        return
+    except (ValueError, OSError) as error:  # a file, or not ours to read
+        missing.append(f"The cache of the Hub cannot be looked at: {first_line(error)}")
         return
     for repo in sorted(cached, key=lambda repo: repo.repo_id):
         if repo.repo_type == "model":

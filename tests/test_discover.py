@@ -155,6 +155,12 @@ def test_offline_mode(hub, tmp_path):
     assert not hub.log
 
 
+def test_a_cache_that_is_a_file_is_told(hub, tmp_path):
+    (tmp_path / "file").touch()
+    rows = styles(cache_dir=tmp_path / "file")
+    assert facts(rows) == [BUNDLED] and "cache of the Hub cannot be looked at" in rows.missing[0]
+
+
 @pytest.mark.parametrize("name", ["\x1b]0;mine\x07\x1b[2J", ["ResnetGenerator"], None, "Resnet"])
 def test_a_class_that_is_none_of_ours_is_not_repeated(hub, name):
     config = json.loads(hub.files("org/rain")["config.json"])
