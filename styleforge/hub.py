@@ -41,6 +41,8 @@ from .repos import MAX_CONFIG_BYTES as MAX_CONFIG_BYTES
 from .repos import bundled_styles as bundled_styles
 from .repos import fetch_file as fetch_file
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 @dataclass(frozen=True)
 class Capabilities:
@@ -169,7 +171,7 @@ class PretrainedMixin(
         pretrained_model_name_or_path: str | os.PathLike[str],
         *,
         revision: str | None = None,
-        subfolder: str = "",
+        subfolder: str | None = "",
         dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
         token: str | bool | None = None,
@@ -193,7 +195,7 @@ class PretrainedMixin(
 
         Raises:
             RepoError: not found, gated, offline, or not a style (see :mod:`styleforge.errors`).
-            ConfigError: a configuration that this class does not accept.
+            ConfigError: a configuration that this class does not accept, or a `dtype` or `device` that cannot be used.
             CorruptFileError, UnsafeFileError, WeightsError: files that cannot be used.
         """
         files = fetch(
@@ -215,6 +217,9 @@ class PretrainedMixin(
 
         Raises: as :meth:`from_pretrained`.
         """
+        if dtype not in (None, *FLOATS):  # whole and complex numbers, and 8-bit ones, hold no weights to compute with
+            allowed = ", ".join(map(str, FLOATS))
+            raise ConfigError("No network computes in this dtype", found=repr(dtype), allowed=allowed, todo="Give one.")
         found = architecture(files)
         if not issubclass(found, cls):
             raise ConfigError(

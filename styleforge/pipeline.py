@@ -64,7 +64,7 @@ class StylePipeline:
         compile: see above.
 
     Raises:
-        ConfigError: the network makes no pictures.
+        ConfigError: the network makes no pictures, or lies on the device "meta", where nothing is computed.
     """
 
     def __init__(
@@ -80,6 +80,14 @@ class StylePipeline:
                 allowed="an image, an image and a style, or noise; images with 1 or 3 channels in and out",
                 todo="Load the generator of the style (another subfolder?), or call the network itself.",
             )
+        if model.device.type == "meta":
+            raise ConfigError(
+                "This network has shapes and no weights",
+                where=type(model).__name__,
+                found="device 'meta'",
+                allowed="cpu, or cuda, mps, xpu where torch finds one",
+                todo="Choose another device.",
+            )
         self.model = model.eval()
         self.policy = policy
         self.fast, self.compile = fast, compile
@@ -91,7 +99,7 @@ class StylePipeline:
         pretrained_model_name_or_path: str | os.PathLike[str],
         *,
         revision: str | None = None,
-        subfolder: str = "",
+        subfolder: str | None = "",
         dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
         token: str | bool | None = None,

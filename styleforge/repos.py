@@ -70,7 +70,7 @@ def fetch(
     name: str | os.PathLike[str],
     *,
     revision: str | None = None,
-    subfolder: str = "",
+    subfolder: str | None = "",
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
@@ -81,6 +81,7 @@ def fetch(
 
     `max_bytes` is the most that its weights on the Hub may have; larger ones are not downloaded (ConfigError).
     """
+    subfolder = subfolder or ""
     inside = PureWindowsPath(subfolder)  # knows both kinds of slashes
     if ".." in inside.parts or inside.anchor:
         raise UnsafeFileError(

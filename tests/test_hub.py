@@ -146,6 +146,12 @@ def test_types_stay_unless_asked(network, dtype):
     assert single.dtype == torch.float32 and bits(single) == bits(network.float())
 
 
+@pytest.mark.parametrize("dtype", ["float16", torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn], ids=str)
+def test_types_that_nothing_is_computed_in(style, dtype):
+    with pytest.raises(ConfigError, match=r"dtype: found .*allowed: torch\.float16"):
+        PretrainedMixin.from_pretrained(style, dtype=dtype)
+
+
 def test_the_table_of_classes_finds_the_class(style, network):
     assert type(PretrainedMixin.from_pretrained(style)) is ResnetGenerator
     assert bits(PretrainedMixin.from_pretrained(str(style))) == bits(network)
@@ -307,6 +313,8 @@ def test_subfolder(hub, network, style, tmp_path):
     hub.add(REPO, {**bytes_of(style), **folder})
     assert bits(ResnetGenerator.from_pretrained(REPO)) == bits(network)
     assert bits(ResnetGenerator.from_pretrained(REPO, subfolder="reverse/deep")) == bits(tiny(1))
+    for place in (style, REPO):
+        assert bits(ResnetGenerator.from_pretrained(place, subfolder=None)) == bits(network)
     tiny(1).save_pretrained(style / "reverse")
     assert bits(ResnetGenerator.from_pretrained(style, subfolder="reverse")) == bits(tiny(1))
     with pytest.raises(NotAStyle, match=r"deep/config\.json"):

@@ -30,6 +30,12 @@ def noise(width, height, mode="RGB", seed=0):
     return Image.fromarray(array.squeeze(-1) if bands == 1 else array, mode)
 
 
+def test_without_weights_there_is_no_pipeline(tmp_path):
+    folder = ResnetGenerator(width=4, blocks=1).save_pretrained(tmp_path / "style")
+    with pytest.raises(ConfigError, match="no weights .*'meta'"):
+        StylePipeline.from_pretrained(folder, device="meta")
+
+
 @settings(max_examples=60, deadline=None)
 @given(width=st.integers(1, 40), height=st.integers(1, 40), mode=st.sampled_from(["RGB", "L", "RGBA", "LA", "CMYK"]))
 def test_size_stays_whatever_it_is(pipe, width, height, mode):
