@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import reprlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
@@ -403,7 +404,7 @@ class StylePipeline:
             raise ConfigError(
                 "This style cannot be chosen",
                 where=name,
-                found=style,
+                found=reprlib.repr(style),  # may be a picture
                 allowed=f"a number below {can.styles}, or {can.styles} weights" if can.styles > 1 else "the one it has",
                 todo="Choose another one." if can.styles > 1 else "Leave it out: this network has learnt one style.",
             )
