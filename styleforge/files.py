@@ -16,7 +16,7 @@ from pathlib import Path
 from .errors import ConfigError
 
 _TEMPORARY = re.compile(r"\..*-(\d{1,9})-[0-9a-f]{8}\.tmp(\..*)?")
-_KEPT = 48  # letters of a name: systems allow 255 bytes, a letter may have 4, and what is added wants room
+KEPT = 48  # letters of a name: systems allow 255 bytes, a letter may have 4, and what is added wants room
 _ABANDONED = 86_400  # seconds: no writer takes a day
 
 
@@ -136,7 +136,7 @@ def clean(folder: str | os.PathLike[str]) -> None:
 
 def _temporary(parent: Path, name: str, suffix: str = "") -> Path:
     """A name that nobody else has, and that tells :func:`clean` whose it is."""
-    return parent / f".{name[:_KEPT]}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp{suffix}"
+    return parent / f".{name[:KEPT]}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp{suffix}"
 
 
 def _elsewhere(number: int) -> bool:

@@ -405,6 +405,23 @@ def test_zips_that_cannot_be_unpacked_are_named(tmp_path):
         rules.gather([tmp_path / "b.zip"], tmp_path, POLICY)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_of_any_compression_is_named(tmp_path, method):
+    with zipfile.ZipFile(tmp_path / "c.zip", "w", method) as zipped:
+        zipped.writestr("a.png", bytes(range(256)) * 9)
+    whole = (tmp_path / "c.zip").read_bytes()
+    for begin in (35, 45, 60):  # the header of the stream, and what follows it
+        (tmp_path / "c.zip").write_bytes(whole[:begin] + bytes(9) + whole[begin + 9 :])
+        with pytest.raises(DataError, match="Cannot unpack this zip .c.zip"):
+            rules.gather([tmp_path / "c.zip"], tmp_path, POLICY)
+
+
+def test_names_fit_into_the_bytes_that_systems_allow(tmp_path):
+    given = pack(tmp_path / "a.zip", *[(f"{'🖼' * 90}{n}.png", b"x") for n in range(2)])
+    first, second = rules.gather([given], tmp_path, POLICY)
+    assert first.read_bytes() == second.read_bytes() == b"x" and second.stem == f"{first.stem}-2"
+
+
 def test_gathered_names_differ_even_without_their_suffix(tmp_path):
     for folder, name in (("1", "a.png"), ("2", "A.jpg"), ("3", "a.png")):
         (tmp_path / folder).mkdir()

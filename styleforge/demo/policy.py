@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import logging
+import lzma
 import re
 import shutil
 import time
@@ -24,12 +25,14 @@ from gradio.utils import get_upload_folder
 from ..data import SUFFIXES
 from ..download import read_at_most
 from ..errors import ConfigError, DataError, ImageError, ImageFormatRefused, ImageTooLarge, StyleforgeError
+from ..files import KEPT
 from ..images import STRICT_POLICY, ImagePolicy
 
 LOG = logging.getLogger(__name__)
 MIB = 2**20
 PICTURES = replace(STRICT_POLICY, max_pixels=12_500_000)  # a telephone's; more would make others wait for minutes
 _ENTRY = b"PK\x01\x02"  # begins every entry of a zip's directory
+_DECODING = (zlib.error, lzma.LZMAError, OSError)  # of deflate, LZMA and bz2
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,7 @@ def _unpack(archive: Path, folder: Path, found: list[Path], policy: Policy) -> N
                 left -= len(data)
                 found.append(_free(folder, PureWindowsPath(name).name, found))
                 found[-1].write_bytes(data)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, *_DECODING, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         if isinstance(error, StyleforgeError):
             raise
         raise DataError("Cannot unpack this zip", where=archive.name, found=error, todo="Make it anew.") from error
@@ -239,7 +242,7 @@ def _is_picture(name: str) -> bool:
 
 def _free(folder: Path, name: str, taken: list[Path]) -> Path:
     """A path in `folder`, with a number where the name is taken; two results may not meet either."""
-    stem, suffix = Path(name).stem[:80], Path(name).suffix
+    stem, suffix = Path(name).stem[:KEPT], Path(name).suffix
     stems = {path.stem.lower() for path in taken}
     number = next(n for n in range(len(taken) + 1) if (f"{stem}-{n + 1}" if n else stem).lower() not in stems)
     return folder / (f"{stem}-{number + 1}{suffix}" if number else f"{stem}{suffix}")
