@@ -25,6 +25,7 @@ from PIL import ExifTags, Image
 from . import card, images, weights
 from .adaptation import ADAPTER, MANIFEST, NETWORKS, RECIPE, TRAINING, find
 from .card.linter import PICTURE, PICTURES, PLACES, SECRETS
+from .cards import METRICS, read_metrics
 from .errors import (
     ConfigError,
     CorruptFileError,
@@ -54,7 +55,6 @@ from .repos import (
 
 PUSHED = ".styleforge.json"
 ONNX = "onnx/model.onnx"
-METRICS = "metrics.json"  # of the style, or of its run
 REPORT = "report.html"  # only from the folder of the style: that of a run shows pictures of the training
 TEXTS = (".json", ".html")
 EMBEDDED = re.compile(r";base64,[\w+/=]+")  # pictures of a report
@@ -254,6 +254,8 @@ def _check(stage: Path, style: Path) -> dict[str, PretrainedMixin]:
                 _clean(path, shorten=path.parent.name != TRAINING)
             elif path.parent.name in PICTURES:
                 _check_picture(path)
+        if (stage / METRICS).is_file():  # of the style, or of its run
+            read_metrics(stage / METRICS)
     return networks
 
 

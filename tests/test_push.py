@@ -13,6 +13,7 @@ import tiny
 import torch
 from hub_server import HubServer, Refusal, Request
 from PIL import Image
+from test_card import METRICS
 
 from styleforge import PretrainedMixin, ResnetGenerator, adaptation, card, methods
 from styleforge.errors import (
@@ -61,7 +62,7 @@ def run(tmp_path: Path) -> Path:
         network.save_pretrained(run / "style" / part, card_facts={"license": "mit", "subfolder": part})
     adaptation.save_training(method, run / "style", {"method": "cyclegan", "settings": tiny.settings("cyclegan")})
     write(run / "train.json", json.dumps({"source": "/home/me/photos"}))
-    write(run / "metrics.json", json.dumps({"feature_network": "/home/me/nets/squeezenet.safetensors"}))
+    write(run / "metrics.json", json.dumps(METRICS))
     for name in ("metrics.jsonl", "report.html", "checkpoints/step-00000001/state.safetensors", "samples/latest.jpg"):
         write(run / name, "x")
     picture(run / "style/samples/before-after.jpg")
@@ -152,7 +153,7 @@ def test_a_run_goes_up_in_one_commit(hub, run):
         "samples/a.txt",
         "x.safetensors",
     )
-    assert json.loads(read(hub, "metrics.json")) == {"feature_network": "squeezenet.safetensors"}
+    assert read(hub, "metrics.json") == json.dumps(METRICS).replace("/home/me/", "")
     assert f'from_pretrained("{REPO}")' in read(hub) and TOKEN not in str(hub.files(REPO))
 
 
@@ -318,6 +319,10 @@ def secret(run: Path) -> None:
     write(run / "metrics.json", json.dumps({"note": TOKEN}))
 
 
+def no_metrics(run: Path) -> None:
+    write(run / "metrics.json", '{"metrics": {"KID": 3}}')
+
+
 def secret_in_card(run: Path) -> None:
     write(run / "style/README.md", (run / "style/README.md").read_text() + f"\nUse {TOKEN}\n")
 
@@ -365,6 +370,7 @@ def unfinished(run: Path) -> None:
         (no_manifest, CorruptFileError, r"no manifest\.json"),
         (bad_config, ConfigError, "'widht'"),
         (secret, PushRefused, r"metrics\.json.*secret|secret.*metrics\.json"),
+        (no_metrics, CorruptFileError, r"run/style/metrics\.json.*found KeyError: 'protocol'"),
         (secret_in_card, PushRefused, "secret"),
         (place_in_card, PushRefused, "/home/me/photos"),
         (picture_missing, PushRefused, r"samples/house\.png"),
