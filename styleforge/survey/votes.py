@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import re
 import secrets
@@ -267,7 +268,7 @@ def read_csv(path: str | os.PathLike[str]) -> list[Vote]:
         DataError: missing, or no such table.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark at the beginning
             reader = csv.DictReader(file, strict=True)
             if reader.fieldnames != COLUMNS:
                 raise ValueError(f"the columns are {reader.fieldnames}, not {COLUMNS}")
@@ -327,6 +328,8 @@ def _vote(row: dict[str, str]) -> Vote:
     if not {expected, choice} <= {None, *shown}:
         raise ValueError(f"a choice that was not shown: {row}")
     seconds = float(row["seconds"])
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"no such time: {row}")
     return Vote(row["study"], row["token"], int(row["number"]), row["picture"], shown, expected, choice, seconds)
 
 
