@@ -159,6 +159,12 @@ def test_damage_is_found(study, photos, ready):
         lambda t: t["sha256"].update({"../votes.sqlite": ""}),
         lambda t: t["scenes"][0]["files"].update(ours="other.png"),
         lambda t: t.update(scenes=3),
+        lambda t: t.update(scenes=[]),
+        lambda t: t.update(way=3),
+        lambda t: t.update(per_session=2.5),
+        lambda t: t.update(per_session=10**9),
+        lambda t: t.update(checks=-1),
+        lambda t: t.update(size="512"),
     ):
         broken = json.loads(json.dumps(table))
         damage(broken)
@@ -471,7 +477,12 @@ def test_csv_there_and_back(study, votes, tmp_path):
     path.write_text(text)
     assert read_csv(path) == votes.all()
     assert survey.results(study, read_csv(path) + votes.all()) == survey.results(study)
-    for broken in ("no,table\n1,2\n", text.replace("ours|theirs", "his|hers").replace("theirs|ours", "his|hers"), "\0"):
+    path.write_text(text, encoding="utf-8-sig")  # as a spreadsheet saves it
+    assert read_csv(path) == votes.all()
+    line = text.splitlines()[1].rpartition(",")[0]
+    times = [text.replace(line, f"{line},{time}\n{line}") for time in ("nan", "inf", "-5")]
+    others = text.replace("ours|theirs", "his|hers").replace("theirs|ours", "his|hers")
+    for broken in ("no,table\n1,2\n", others, "\0", *times):
         path.write_text(broken + "x,y\n" * (broken == "\0"))
         with pytest.raises(DataError, match="The votes cannot be read"):
             read_csv(path)

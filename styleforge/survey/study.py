@@ -317,8 +317,8 @@ def _check(count: int, size: int, pictures: int | None, way: int, per_session: i
         ("per_session", per_session, 1, 1000),
         ("checks", checks, 0, per_session),
     ):
-        if not low <= value <= high:
-            allowed = f"{low} to {high}"
+        if not isinstance(value, int) or not low <= value <= high:
+            allowed = f"whole numbers from {low} to {high}"
             raise ConfigError(f"{what} cannot be used", found=value, allowed=allowed, todo="Give another number.")
 
 
@@ -433,6 +433,9 @@ def _read(folder: Path) -> tuple[Study, dict[str, str]]:
             raise ValueError("a format of another styleforge")
         hashes = dict(table.pop("sha256"))
         study = _study(folder, table, [Scene(**scene) for scene in table.pop("scenes")])
+        _check(len(study.competitors), study.size, None, study.way, study.per_session, study.checks)
+        if not study.scenes:
+            raise ValueError("no pictures")
         for scene in study.scenes:
             if not {*study.competitors, SOURCE} <= set(scene.files) or not set(scene.files.values()) <= set(hashes):
                 raise ValueError(f"{scene.name!r} is not complete")
