@@ -569,6 +569,14 @@ def test_the_style_runs_and_tells_where_it_comes_from(tmp_path):
     assert alike(PretrainedMixin.from_pretrained(tmp_path / "style"), network)
 
 
+def test_a_license_is_one_that_the_hub_knows(quick, tmp_path):
+    path = save(tmp_path / "a.pth", as_file(cyclegan())["G_A"])
+    assert convert_checkpoint(path, license="CC-BY-4.0").provenance["license"] == "cc-by-4.0"
+    with pytest.raises(ConfigError, match="knows no such license: found 'cc-by4'.*Did you mean 'cc-by-4.0'"):
+        convert_checkpoint(path, tmp_path / "style", license="cc-by4")
+    assert not (tmp_path / "style").exists()
+
+
 def test_a_discriminator_alone_is_a_folder_of_its_own(quick, tmp_path):
     tree = as_file(cyclegan())
     convert_checkpoint(save(tmp_path / "latest_net_D_B.pth", tree["D_B"]), tmp_path / "judge")

@@ -5,7 +5,7 @@
 """
 
 from .front import Front, parse
-from .linter import LICENSES, Problem, lint
+from .linter import LICENSES, Problem, known_license, lint
 from .marks import Refreshed, refresh, sections
 from .page import SOMEWHERE, UNSAID, UNTRIED, home, render
 
@@ -18,6 +18,7 @@ __all__ = [
     "Problem",
     "Refreshed",
     "home",
+    "known_license",
     "lint",
     "parse",
     "refresh",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from ..errors import nearest
+from ..errors import ConfigError, nearest
 from .front import Front, parse
 from .page import SOMEWHERE, UNSAID, UNTRIED
 
@@ -120,6 +120,22 @@ def lint(text: str, *, folder: Path | None = None, pushing: bool = False) -> lis
     else:
         found += _front(front, folder, strict)
     return sorted(found, key=lambda problem: problem.line or 0)
+
+
+def known_license(name: str) -> str:
+    """The name of a license as the Hub writes it.
+
+    Raises:
+        ConfigError: the Hub does not know it.
+    """
+    if name.lower() not in LICENSES:  # SPDX writes capitals, the Hub does not
+        raise ConfigError(
+            "The Hub knows no such license",
+            found=repr(name),
+            allowed="those of https://huggingface.co/docs/hub/repositories-licenses",
+            todo=f"{nearest(name, LICENSES)}For any other give 'other', with its name and a link.",
+        )
+    return name.lower()
 
 
 # -- the whole text --

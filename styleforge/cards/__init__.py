@@ -14,7 +14,7 @@ from PIL import Image
 from .. import card, images, weights
 from ..adaptation import RECIPE, TRAINING
 from ..card.linter import PICTURE
-from ..errors import ConfigError, CorruptFileError, NotAStyle, RepoNotFound, StyleforgeError, nearest
+from ..errors import ConfigError, CorruptFileError, NotAStyle, RepoNotFound, StyleforgeError
 from ..files import write_text
 from ..hub import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, PretrainedMixin
 from ..pipeline import StylePipeline
@@ -103,7 +103,7 @@ def write_card(
     }
     given = {key: value for key, value in given.items() if value is not None}
     if license is not None:
-        given["license"] = _known_license(license)
+        given["license"] = card.known_license(license)
     folder, run = _places(Path(place))
     if not folder.is_dir():  # the name of a bundled style is no folder, and its card is not here
         raise RepoNotFound("No such folder", where=folder, todo="Give the folder of a run or of a style.")
@@ -308,17 +308,6 @@ def _credit(old: str, inputs: tuple[str, ...]) -> str:
 def _parameters(network: PretrainedMixin) -> str:
     count = sum(parameter.numel() for parameter in network.parameters())
     return f"{count / 1e6:.2f} million" if count >= 1e5 else f"{count:,}"
-
-
-def _known_license(name: str) -> str:
-    if name.lower() not in card.LICENSES:  # SPDX writes capitals, the Hub does not
-        raise ConfigError(
-            "The Hub knows no such license",
-            found=repr(name),
-            allowed="those of https://huggingface.co/docs/hub/repositories-licenses",
-            todo=f"{nearest(name, card.LICENSES)}For any other give 'other', with its name and a link.",
-        )
-    return name.lower()
 
 
 # -- files --

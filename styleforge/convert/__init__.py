@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .. import weights
+from ..card import known_license
 from ..errors import ConfigError, CorruptFileError, NotAStyle, WeightsMismatch
 from ..files import new_or_empty, replacing_folder, write_text
 from ..hub import CARD_NAME, CONFIG_NAME, PretrainedMixin
@@ -129,9 +130,11 @@ def convert_checkpoint(
     Raises:
         RepoNotFound, UnsafeFileError, CorruptFileError, NonFiniteWeights: see :func:`.reading.read_checkpoint`.
         WeightsMismatch: a network is of no family that we know; the nearest is named and the difference shown.
-        ConfigError: two networks for one role, no network of that name, or statistics where no batch norm is.
+        ConfigError: two networks for one role, no network of that name, statistics where no batch norm is, or a license
+            that the Hub does not know.
         UnknownName: there is no such family.
     """
+    license = license and known_license(license)
     families = FAMILIES if family is None else (find_family(family),)
     checkpoints = [read_checkpoint(file) for file in _files(Path(path))]
     notes = [note for checkpoint in checkpoints for note in checkpoint.notes]
