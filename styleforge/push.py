@@ -25,7 +25,7 @@ from PIL import ExifTags, Image
 from . import card, images, weights
 from .adaptation import ADAPTER, MANIFEST, NETWORKS, RECIPE, TRAINING, find
 from .card.linter import PICTURE, PICTURES, PLACES, SECRETS
-from .cards import METRICS, read_metrics
+from .card.measured import METRICS, read_metrics
 from .errors import (
     ConfigError,
     CorruptFileError,

@@ -11,9 +11,10 @@ from typing import Any
 
 from PIL import Image
 
-from .. import card, images, weights
+from .. import card, images
 from ..adaptation import RECIPE, TRAINING
 from ..card.linter import PICTURE
+from ..card.measured import METRICS, read_metrics, read_text
 from ..errors import ConfigError, CorruptFileError, NotAStyle, RepoNotFound, StyleforgeError
 from ..files import write_text
 from ..hub import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, PretrainedMixin
@@ -23,10 +24,8 @@ from .told import facts
 
 __all__ = ["check", "facts", "publish_card", "read_metrics", "write_card"]
 
-METRICS = "metrics.json"
 STRIP = "samples/before-after.jpg"
 SHOWN = 6
-MAX_BYTES = 256 * 1024  # of a card or of measurements
 SAID = {"summary": "head", "data": "data", "limits": "limits"}  # sections whose words may be given
 STRIPS = {
     ("image",): "A picture before and after",
@@ -34,8 +33,6 @@ STRIPS = {
     ("noise",): "Pictures that the style made out of noise",
 }
 PLACES = ("style", "best")  # where a run publishes
-MEASURE = {"value": (int, float), "low": (int, float), "high": (int, float), "n": (int,), "better": (str,)}
-PROTOCOL = ("split", "n_source", "n_target", "size", "resize", "feature_network", "feature_sha256", "seed")
 
 
 def write_card(
@@ -159,29 +156,7 @@ def check(place: str | os.PathLike[str], *, pushing: bool = False) -> list[card.
         path = _places(path)[0] / CARD_NAME
     if not path.is_file():
         raise NotAStyle("There is no card", where=path, todo=f"`styleforge card {place}` writes one.")
-    return card.lint(_text(path), folder=path.parent, pushing=pushing)
-
-
-def read_metrics(path: Path) -> dict[str, Any]:
-    """What `styleforge evaluate` measured: protocol, metrics, controls, warnings.
-
-    Raises:
-        CorruptFileError: it is something else.
-    """
-    found = None
-    try:
-        table = json.loads(_text(path), object_pairs_hook=weights.unique_keys)
-        metrics = {"warnings": [], "controls": {}, **table}
-        missing = [key for key in PROTOCOL if key not in metrics["protocol"]]
-        figures = [metrics["metrics"], *metrics["controls"].values()]
-        odd = [name for part in figures for name, measured in part.items() if not _is_measured(measured)]
-        found = ", ".join([*missing, *odd])
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        found = f"{type(error).__name__}: {error}"
-    if found:
-        todo = "Make it with `styleforge evaluate`, or remove it."
-        raise CorruptFileError("The measurements cannot be read", where=path, found=found[:200], todo=todo)
-    return metrics
+    return card.lint(read_text(path), folder=path.parent, pushing=pushing)
 
 
 # -- one card --
@@ -197,7 +172,7 @@ def _write(
     say: Callable[[str], Any],
 ) -> Path:
     path = folder / CARD_NAME
-    old = _text(path) if path.exists() else ""
+    old = read_text(path) if path.exists() else ""
     inputs = network.capabilities.inputs
     if credit is None:
         credit = "" if drawn else _credit(old, inputs)
@@ -313,24 +288,8 @@ def _parameters(network: PretrainedMixin) -> str:
 # -- files --
 
 
-def _text(path: Path) -> str:
-    if path.stat().st_size > MAX_BYTES:
-        raise CorruptFileError(
-            "This file is too large", where=path, allowed=f"up to {MAX_BYTES} bytes", todo="It is none that we make."
-        )
-    try:
-        return path.read_text(encoding="utf-8")
-    except ValueError as error:
-        raise CorruptFileError("This file is no text", where=path, found=error, todo="Save it as UTF-8.") from error
-
-
 def _table(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError("This file cannot be read", where=path, found=error, todo="Repair or remove it.") from error
-
-
-def _is_measured(measured: Any) -> bool:
-    typed = all(type(measured.get(key)) in kinds for key, kinds in MEASURE.items())
-    return typed and measured["n"] >= 1 and measured["better"] in ("lower", "higher")
