@@ -12,6 +12,7 @@ from PIL import Image
 from test_evaluate import paint
 
 from styleforge import cards, cli, evaluate, images, rng
+from styleforge.card.measured import PROTOCOL
 from styleforge.damage import damage
 from styleforge.errors import ConfigError, DataError
 from styleforge.evaluate import figures, studio, task, told
@@ -122,7 +123,7 @@ def test_what_is_written_says_how_the_inputs_were_made(world, tmp_path):
     assert list(found.metrics) == ["PSNR", "PSNR gain", "SSIM", "SSIM gain", "checkerboard", "color shift"]
     assert list(found.controls) == ["input", "blur", "right answer"] and found.warnings == []
     protocol = found.protocol
-    assert list(protocol)[: len(cards.PROTOCOL)] == list(cards.PROTOCOL)
+    assert list(protocol)[: len(PROTOCOL)] == list(PROTOCOL)
     assert protocol["damage"] == ["noise"] and "damaged by noise" in protocol["split"] and "11 x 11" in protocol["ssim"]
     page = (tmp_path / "out" / "report.html").read_text()
     assert f"{COUNT} pictures damaged by noise, {SIZE} px</p>" in page and "Gained least" in page
