@@ -188,7 +188,8 @@ def run_defaults(method: str) -> dict[str, int]:
 
 def remember(config: TrainConfig, run: Path, write: bool) -> None:
     """Write `train.json`; a run that is there must be the same in all that shapes the networks, and in what it is
-    measured by: pictures that it has learnt from cannot be held out later."""
+    measured by: pictures that it has learnt from cannot be held out later.
+    """
     path = run / "train.json"
     if path.exists():
         try:

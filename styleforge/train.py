@@ -153,7 +153,9 @@ def _train(config: TrainConfig, on_step: Callable[[Progress], None] | None, open
     # Go on where the run was.
     if chief:
         opened.enter_context(processes.alone_in(run))
-    runs.remember(config, run, write=False)
+    runs.remember(
+        config, run, write=False
+    )  # raises for another run before a tracker, that may be missing, is asked for
     tracker = open_tracker(config.tracker if chief else "none", run, asdict(config))
     opened.callback(tracker.close)
     runs.remember(config, run, chief)

@@ -242,10 +242,9 @@ def read_database(study: Study, path: str | os.PathLike[str] | None = None) -> l
     if path is None and not study.votes.exists():
         return []
     path = Path(path or study.votes)
+    address = f"{path.absolute().as_uri()}?mode=rw"  # makes no file
     try:
-        with closing(
-            sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=60)
-        ) as db:  # makes no file
+        with closing(sqlite3.connect(address, uri=True, timeout=60)) as db:
             return _all(db, study)
     except sqlite3.Error as error:
         todo = "Give the database that `styleforge survey serve` has made."
