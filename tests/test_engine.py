@@ -112,6 +112,22 @@ def test_tiles_side_by_side_give_what_the_whole_gives(model, config, kept, cores
 
 
 @torch.no_grad()
+def test_tiles_overlap_no_more_than_each_part_of_the_pass_looks(monkeypatch):
+    net, image = network(ResnetGenerator, blocks=1), picture(96, 96)
+    overlaps, begin = [], tiled._Run._begin_again
+
+    def begins(run, segment, tile):
+        overlaps.append((tile.rows.core_begin - tile.rows.begin, run._steps.reach([segment])))
+        begin(run, segment, tile)
+
+    monkeypatch.setattr(tiled._Run, "_begin_again", begins)
+    run_tiled(net, image, tile=32)
+    inside = {overlap for overlap in overlaps if overlap[0]}
+    assert len({reach for _, reach in inside}) > 2
+    assert all(reach <= overlap < reach + 4 for overlap, reach in inside)  # four pixels to a feature of its blocks
+
+
+@torch.no_grad()
 def test_only_tiles_at_borders_are_reflected(monkeypatch):
     net, image = network(ResnetGenerator, blocks=1, border="reflect", upsample="blur"), picture(160, 160)
     modes = {}
@@ -123,15 +139,20 @@ def test_only_tiles_at_borders_are_reflected(monkeypatch):
         return pad(x, pads, mode, value)
 
     tile, call = [], tiled._Run.__call__
-    monkeypatch.setattr(tiled._Run, "__call__", lambda run, *rest: tile.append(run.tile) or call(run, *rest))
+
+    def goes(run, *rest):  # the same tile overlaps more in one part of the pass than in another
+        tile.append((rest[-1].inside, rest[-1].rows.core_begin, rest[-1].columns.core_begin))
+        return call(run, *rest)
+
+    monkeypatch.setattr(tiled._Run, "__call__", goes)
     monkeypatch.setattr(F, "pad", watched)
     made = run_tiled(net, image, tile=32)
     monkeypatch.undo()
     assert difference(made, net(image)) <= 2e-5
     assert modes.pop(None) == {"reflect"}  # to find out what it does
-    assert len(modes) == 25 and {tile.inside for tile in modes} == {True, False}
-    for tile, found in modes.items():  # what networks ask for, and what it comes to
-        assert found == ({"reflect", "constant"} if tile.inside else {"reflect"})
+    assert len(modes) == 25 and {inside for inside, *_ in modes} == {True, False}
+    for (inside, *_), found in modes.items():  # what networks ask for, and what it comes to
+        assert found == ({"reflect", "constant"} if inside else {"reflect"})
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.5])

@@ -233,23 +233,25 @@ def _rounds(
     """All tiles up to the first sum that is not known, again and again, until all have arrived."""
     steps = chosen.trace
     segments = steps.segments(waits=not sums)
-    tiles = list(_tiles(steps, chosen.tile, _halo(steps, segments)))
-    total, done = len(tiles) * len(segments), 0
+    # Each part of the pass has overlaps of its own, because most look less far than the one that looks farthest.
+    tiles = [list(_tiles(steps, chosen.tile, _halo(steps, [segment]))) for segment in segments]
+    total, done = sum(map(len, tiles)), 0
     if (held := steps.held(segments)) > chosen.held:
         largest = max(steps.bytes[step] for segment in segments for step in segment.kept)
         _check_disk(held - max(0, chosen.held - largest))  # what does not fit as a whole goes to a file as a whole
     with _Store(steps, chosen.held) as store, Workers(chosen.workers if around else 1, around) as workers:
-        runs = [_Run(steps, tile, sums, store) for tile in tiles]
-        for segment in segments:
+        runs = [_Run(steps, sums, store) for _ in tiles[0]]
+        for segment, places in zip(segments, tiles, strict=True):
             wanted, shares = None, []
-            for run, part in zip(runs, workers.each(partial(_go, model, image, options, segment), runs), strict=True):
+            parts = workers.each(partial(_go, model, image, options, segment), zip(runs, places, strict=True))
+            for tile, part in zip(places, parts, strict=True):
                 if isinstance(part, _Pause):
                     wanted = part.wanted
                     shares.append(part.share)
                 else:
                     if into is None:
                         into = part.new_empty(1, part.shape[1], *image.shape[2:])
-                    run.tile.paste(part, into)
+                    tile.paste(part, into)
                 done += 1
                 progress(done, total)
             if wanted:
@@ -259,11 +261,12 @@ def _rounds(
 
 
 def _go(
-    model: nn.Module, image: Tensor | Pixels, options: Mapping[str, Any], segment: Segment, run: _Run
+    model: nn.Module, image: Tensor | Pixels, options: Mapping[str, Any], segment: Segment, one: tuple[_Run, _Tile]
 ) -> Tensor | _Pause:
     """One tile, up to its end or the next pause."""
+    run, tile = one
     try:
-        return run(model, image, options, segment)
+        return run(model, image, options, segment, tile)
     except _Pause as pause:
         return pause.with_traceback(None)  # which would keep all that was alive
 
@@ -413,8 +416,7 @@ class _Store:
             return
         # Rows of the map as bytes, channels last: each row of a tile is one piece of the file. Not mapped into memory:
         # pages of a mapping count as ours.
-        raw = core[0].permute(1, 2, 0).cpu()
-        raw = (raw if raw.stride(2) == 1 else raw.contiguous()).view(torch.uint8).flatten(1).numpy()
+        raw = core[0].permute(1, 2, 0).cpu().flatten(1).view(torch.uint8).numpy()
         for place, line in self._lines(raw, step, down, right, core):
             whole.write(line, place)
 
@@ -535,7 +537,8 @@ class _Pause(Exception):
         self.wanted, self.share = wanted, share
 
 
-_ANEW = object()  # what a call gave that is no map, but a sum: it is asked for each time
+_ANEW = object()  # what a call gave that is no map, but a sum or a size: it is asked for each time
+_SIZES = frozenset(("__get__", "dim", "shape", "size"))
 
 
 class _Run(TorchFunctionMode):
@@ -543,36 +546,36 @@ class _Run(TorchFunctionMode):
 
     Args:
         steps: the pass over the whole picture.
-        tile: where.
         sums: those that are known; others may be added between two goes.
         store: what is alive in a pause.
     """
 
-    def __init__(self, steps: Trace, tile: _Tile, sums: Sums, store: _Store) -> None:
+    def __init__(self, steps: Trace, sums: Sums, store: _Store) -> None:
         super().__init__()
-        self.tile = tile
         self._steps, self._sums, self._store = steps, sums, store
+        self._tile: _Tile | None = None
         self._stored: set[int] = set()
         self._calls: list[Any] = []  # what the calls before the pause gave, see _described
-        self._begin_again(Segment(frozenset(), frozenset()))
+        self._computed, self._kept = frozenset(), frozenset()
+        self._living: dict[int, Tensor] = {}
 
     def __call__(
-        self, model: nn.Module, image: Tensor | Pixels, options: Mapping[str, Any], segment: Segment
+        self, model: nn.Module, image: Tensor | Pixels, options: Mapping[str, Any], segment: Segment, tile: _Tile
     ) -> Tensor:
-        """The styled tile without its overlap.
+        """The styled tile without its overlap, which may be another one each time.
 
         Raises:
             _Pause: a sum is not known.
         """
-        self._begin_again(segment)
+        self._begin_again(segment, tile)
         try:
             picture = self._label(self._cut(image))
             with self:
                 made = model(picture, **options)
-            return self.tile.core(made, 1)  # here, because a pad at the end of a network is known to this thread alone
+            return self._tile.core(made, 1)  # here, because a pad at the end of a network is known to this thread alone
         except _Pause:
             for step in segment.kept - self._stored:
-                self._store.put(step, self.tile, self._real(self._living[step]))
+                self._store.put(step, self._tile, self._real(self._living[step]))
                 self._stored.add(step)
             raise
         finally:
@@ -583,13 +586,16 @@ class _Run(TorchFunctionMode):
         summed = any(step == 0 and (step, kind) not in self._sums for step, kind in self._steps.cuts)
         if summed or any(0 in self._steps.sources[step] for step in self._computed):
             with self._store.one_at_a_time:
-                return self.tile.cut(image)
-        shape = 1, image.shape[1], self.tile.rows.length, self.tile.columns.length
+                return self._tile.cut(image)
+        shape = 1, image.shape[1], self._tile.rows.length, self._tile.columns.length
         return torch.empty(1, dtype=image.dtype, device=image.device).expand(shape)
 
-    def _begin_again(self, segment: Segment) -> None:
-        self._computed, self._kept = segment.computed, segment.kept
-        self._living: dict[int, Tensor] = {}
+    def _begin_again(self, segment: Segment, tile: _Tile) -> None:
+        if self._tile and tile != self._tile:
+            taller, wider = tile.rows.length - self._tile.rows.length, tile.columns.length - self._tile.columns.length
+            self._calls = [_resized(known, taller, wider, self._steps.scales) for known in self._calls]
+        self._tile, self._computed, self._kept = tile, segment.computed, segment.kept
+        self._living = {}
         self._call = self._next = 0
         self._normed = -1  # the last step whose features are in memory of their own
 
@@ -609,7 +615,7 @@ class _Run(TorchFunctionMode):
             result, described = pooled(name, args, kwargs, self._total(args[0], kind), kind), _ANEW
         else:
             result = self._compute(func, name, kind, args, kwargs)
-            described = known if before else _described(result)
+            described = known if before else _described(name, result)
         if not before:
             self._calls.append(described)
         return result
@@ -617,12 +623,12 @@ class _Run(TorchFunctionMode):
     def _compute(self, func: Any, name: str, kind: str | None, args: Any, kwargs: dict[str, Any]) -> Any:
         if name == "numel":  # that of the whole picture, as its sums are
             return args[0].shape[:2].numel() * math.prod(self._steps.sizes[args[0]._step])
-        if name in ("shape", "__get__", "dim", "size"):
+        if name in _SIZES:
             return func(*args, **kwargs)
         if kind:
             total = self._total(args[0], kind)
         first = getattr(next(iter(args), None), "_step", None)
-        if name == "pad" and len(pads := argument(args, kwargs, 1, "pad")) == 4 and self.tile.inside:
+        if name == "pad" and len(pads := argument(args, kwargs, 1, "pad")) == 4 and self._tile.inside:
             # What is beyond the overlap does not matter, and zeros are least work.
             args, kwargs = (argument(args, kwargs, 0, "input"), pads), {}
         args, kwargs = self._real(args), self._real(kwargs)
@@ -636,11 +642,7 @@ class _Run(TorchFunctionMode):
             result = self._interpolated(args[0], argument(args, kwargs, 1, "size"))
         else:
             result = func(*args, **kwargs)
-        if isinstance(result, Tensor):
-            result = self._label(result)
-        elif isinstance(result, (tuple, list)) and result and all(isinstance(one, Tensor) for one in result):
-            result = type(result)([self._label(one) for one in result])
-        return result
+        return _each(result, self._label)
 
     def _label(self, tensor: Tensor) -> Tensor:
         tensor = tensor.detach()  # a call may give what it got; a view would forget the layout
@@ -661,14 +663,14 @@ class _Run(TorchFunctionMode):
         if not isinstance(value, Tensor) or not hasattr(value, "_step"):
             return value
         if value._step not in self._living and not any(value.stride()) and value.numel() > 1:
-            self._living[value._step] = self._store.get(value._step, self.tile, value)
+            self._living[value._step] = self._store.get(value._step, self._tile, value)
         return self._living.get(value._step, value)
 
     def _total(self, features: Tensor, kind: str) -> Tensor:
         """The sum over the whole picture."""
         wanted = features._step, kind
         if wanted not in self._sums:
-            core = self.tile.core(self._real(features), self._steps.scales[features._step])
+            core = self._tile.core(self._real(features), self._steps.scales[features._step])
             raise _Pause(wanted, measure(core, kind))
         return self._sums[wanted]
 
@@ -676,7 +678,7 @@ class _Run(TorchFunctionMode):
         """Bilinear with aligned corners: where a pixel comes from depends on where in the picture it lies."""
         taken = self._steps.sizes[x._step], self._steps.scales[x._step]
         given = self._steps.sizes[self._next], self._steps.scales[self._next]
-        for axis, span in ((2, self.tile.rows), (3, self.tile.columns)):
+        for axis, span in ((2, self._tile.rows), (3, self._tile.columns)):
             (inner, scale), (outer, outer_scale) = ((sizes[axis - 2], scale) for sizes, scale in (taken, given))
             places = torch.arange(size[axis - 2], dtype=torch.float64) + span.begin // outer_scale
             places = places * ((inner - 1) / max(outer - 1, 1)) - span.begin // scale
@@ -697,12 +699,32 @@ def _stand_in(step: int, shape: torch.Size, dtype: torch.dtype, device: torch.de
     return tensor
 
 
-def _described(result: Any) -> Any:
+def _described(name: str, result: Any) -> Any:
     """A result without its numbers."""
+    if name in _SIZES:
+        return _ANEW
+    return _each(result, lambda one: _stand_in(one._step, one.shape, one.dtype, one.device))
+
+
+def _resized(described: Any, taller: int, wider: int, scales: Sequence[int]) -> Any:
+    """The same of a tile that is so many pixels taller and wider; both tiles begin and end at features of the map."""
+
+    def resized(one: Tensor) -> Tensor:
+        scale = scales[one._step]
+        if not scale:
+            return one
+        shape = torch.Size((*one.shape[:2], one.shape[2] + taller // scale, one.shape[3] + wider // scale))
+        return _stand_in(one._step, shape, one.dtype, one.device)
+
+    return _each(described, resized)
+
+
+def _each(result: Any, changed: Callable[[Tensor], Tensor]) -> Any:
+    """A tensor, or several, each changed; what is none stays."""
     if isinstance(result, Tensor):
-        return _stand_in(result._step, result.shape, result.dtype, result.device)
+        return changed(result)
     if isinstance(result, (tuple, list)) and result and all(isinstance(one, Tensor) for one in result):
-        return type(result)([_described(one) for one in result])
+        return type(result)([changed(one) for one in result])
     return result
 
 
