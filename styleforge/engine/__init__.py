@@ -79,7 +79,8 @@ def run(
         if made is not None:
             return painted(made, into)
     eight = kernels(model, options or {}, fast=fast)
-    around = partial(accelerate, model, enabled=fast, pixels=image.shape[2:].numel(), kernels=eight)
+    ordered = None if whole else {}
+    around = partial(accelerate, model, enabled=fast, pixels=image.shape[2:].numel(), kernels=eight, ordered=ordered)
     with around():
         if whole:
             return painted(run_whole(model, image[:, :, :, :], options or {}).to(image.dtype), into)

@@ -30,12 +30,18 @@ KEPT = 256 * 2**20  # bytes of freed memory that the process keeps
 TENSORS = (64 * 2**20, 32 * 2**20)  # for tensors of up to so many; glibc before 2.33 takes only the second
 SMALL = 2**19  # pixels of a picture up to which the first is good
 _onednn = torch.ops.mkldnn if hasattr(torch.ops.mkldnn, "_convolution_transpose_pointwise") else None
+Ordered = dict[tuple[Any, ...], Tensor]  # weights of convolutions, by who they are and how these go
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 @contextmanager
 def accelerate(
-    model: nn.Module, *, enabled: bool = True, pixels: int = 0, kernels: int8.Kernels | None = None
+    model: nn.Module,
+    *,
+    enabled: bool = True,
+    pixels: int = 0,
+    kernels: int8.Kernels | None = None,
+    ordered: Ordered | None = None,
 ) -> Iterator[None]:
     """Make calls of `model` fast inside of this context; for inference only.
 
@@ -53,6 +59,8 @@ def accelerate(
         enabled: False leaves bfloat16 away.
         pixels: of the picture, for :func:`keep_freed_memory`.
         kernels: of convolutions that compute in whole numbers of 8 bit; see :mod:`styleforge.engine.int8`.
+        ordered: keeps the weights in the order of the processor, for who needs them more than once: half of their size
+            in memory once more.
     """
     first = next(model.parameters())
     half = enabled and in_half(first)
@@ -63,7 +71,7 @@ def accelerate(
     keep_freed_memory(pixels)
     before = sums_in_full.set(True)
     try:
-        with torch.autocast("cpu", torch.bfloat16, enabled=half), _Faster(half, kernels or {}):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half), _Faster(half, kernels or {}, ordered):
             yield
     finally:
         sums_in_full.reset(before)
@@ -116,11 +124,12 @@ class _Faster(PadLater):
     Args:
         half: whether convolutions compute in bfloat16.
         kernels: of those that compute in 8 bit.
+        ordered: see :func:`accelerate`.
     """
 
-    def __init__(self, half: bool, kernels: int8.Kernels) -> None:
+    def __init__(self, half: bool, kernels: int8.Kernels, ordered: Ordered | None) -> None:
         super().__init__(kernels)  # which are padded when they are in 8 bit
-        self._half, self._kernels = half, kernels
+        self._half, self._kernels, self._ordered = half, kernels, ordered
 
     def compute(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = getattr(func, "__name__", "")
@@ -168,7 +177,7 @@ class _Faster(PadLater):
         layout = torch.channels_last if x.shape[2:].numel() >= LARGE else torch.contiguous_format
         x = x.contiguous(memory_format=layout)
         if self._half and _can_order(x, weight, bias, options["padding"]):
-            return _ordered_convolution(x, weight, bias, **options)
+            return _ordered_convolution(x, weight, bias, self._ordered, **options)
         return func(x, *args[1:], **kwargs)
 
 
@@ -208,12 +217,14 @@ def _can_order(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Any) -> 
     return x.dtype in (torch.float32, torch.bfloat16) and not wanted
 
 
-def _ordered_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, **options: Any) -> Tensor:
+def _ordered_convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None, known: Ordered | None, **options: Any
+) -> Tensor:
     """In bfloat16, its weights brought into the order of the processor beforehand.
 
-    Which takes as long as when the convolution does it by itself, but can be kept: see :mod:`.replay`. Where borders
-    were padded before, as by reflection, oneDNN takes a slower way than where it pads by itself: wide ones get a column
-    of zeros on each side, and what these make is cut off.
+    Which takes as long as when the convolution does it by itself, but can be kept: in `known`, and see :mod:`.replay`.
+    Where borders were padded before, as by reflection, oneDNN takes a slower way than where it pads by itself: wide
+    ones get a column of zeros on each side, and what these make is cut off.
     """
     groups = options.pop("groups")
     twice = {key: (value, value) if isinstance(value, int) else value for key, value in options.items()}
@@ -224,8 +235,12 @@ def _ordered_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, **optio
     cut = not more and weight.shape[2:] == (3, 3) and weight.shape[1] >= WIDE and place[:3] == ((0, 0), (1, 1), (1, 1))
     place = ((0, 1), *place[1:]) if cut else place
     with torch.autocast("cpu", enabled=False):
-        x, weight, bias = (None if each is None else each.to(torch.bfloat16) for each in (x, weight, bias))
-        made = run(x, order(weight, *place), bias, *place, "none", [], "")
+        if known is None or not isinstance(weight, nn.Parameter):  # others are made anew each time
+            inner = order(weight.to(torch.bfloat16), *place)
+        elif (inner := known.get((id(weight), place))) is None:
+            inner = known[id(weight), place] = order(weight.to(torch.bfloat16), *place)
+        x, bias = (None if each is None else each.to(torch.bfloat16) for each in (x, bias))
+        made = run(x, inner, bias, *place, "none", [], "")
     return made[..., 1:-1].contiguous(memory_format=torch.channels_last) if cut else made
 
 
