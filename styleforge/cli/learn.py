@@ -15,7 +15,7 @@ import click
 
 from .. import configs, methods
 from ..errors import ConfigError, UnknownName
-from .options import JSON, REVISION, Numbers, from_signature, output_option, plain_value
+from .options import JSON, REVISION, Numbers, from_signature, output_option, plain_value, progress_bar
 
 
 class Methods(click.Group):
@@ -116,16 +116,9 @@ def equalize(style: str, output: Path, **options: Any) -> None:
     For styles of cut, fastcut, cyclegan and pix2pix with a ResNet. Take the pictures that it was trained with: what
     `styleforge evaluate` then says of others is honest.
     """
-    from tqdm import tqdm
-
     from ..equalize import equalize as fit
 
-    with tqdm(unit="picture", disable=None, leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with progress_bar("picture") as show:
         made = fit(style, output=output, progress=show, **options)
     click.echo(
         f"{output}  (texture distance of these pictures {made.before:.2f}, now {made.after:.2f}; "
@@ -174,16 +167,9 @@ def evaluate(style: str, output: Path, as_json: bool, **options: Any) -> None:
     beside it. With --pairs or --damage it is measured how near each picture comes to its right answer (PSNR, SSIM), and
     how much nearer than the input.
     """
-    from tqdm import tqdm
-
     from ..evaluate import evaluate as measure
 
-    with tqdm(unit="picture", disable=None, leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with progress_bar("picture") as show:
         found = measure(style, output=output, progress=show, **options)
     if as_json:
         click.echo((output / "metrics.json").read_text())
@@ -212,16 +198,9 @@ def check(folders: tuple[Path, ...], size: int, as_json: bool) -> None:
 
     Exit code 1 when something should be put right before training.
     """
-    from tqdm import tqdm
-
     from ..datacheck import check as look
 
-    with tqdm(unit="picture", disable=None, leave=False) as bar:
-
-        def show(done: int, count: int) -> None:
-            bar.total = count
-            bar.update()
-
+    with progress_bar("picture") as show:
         found = look(folders, size=size, progress=show)
     if as_json:
         click.echo(json.dumps(found.as_json(), indent=2))

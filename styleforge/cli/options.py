@@ -55,9 +55,7 @@ MAX_MEMORY = click.option(
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Make again what is there already.")
 
 
-def style_option(
-    text: str = "Bundled name, folder, or organisation/name on the Hub.", *, needed: bool = True
-) -> Decorator:
+def style_option(text: str = ANY_STYLE, *, needed: bool = True) -> Decorator:
     """`--style`, and how it is loaded; :func:`load` takes what comes of it."""
     style = click.option("--style", "-s", required=needed, default=None, help=text)
     return together(style, REVISION, SUBFOLDER, DEVICE, OFFLINE)
@@ -75,6 +73,20 @@ def load(style: str, revision: str | None, subfolder: str, device: str | None, o
     return StylePipeline.from_pretrained(
         style, revision=revision, subfolder=subfolder, device=device, local_files_only=offline
     )
+
+
+@contextlib.contextmanager
+def progress_bar(unit: str, delay: float = 0) -> Iterator[Callable[[int, int], None]]:
+    """Shows how many of how many are done, if that takes longer than `delay` seconds; gone at the end."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, disable=None, delay=delay, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
 
 
 def reference_of(texts: Sequence[str]) -> Any:

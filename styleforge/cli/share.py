@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .options import JSON, output_option
+from .options import JSON, output_option, progress_bar
 
 
 @click.command()
@@ -156,16 +156,9 @@ def survey() -> None:
 @click.option("--checks", type=click.IntRange(0), default=0, show_default=True, help="Attention checks a voter.")
 def prepare(competitors: tuple[str, ...], output: Path, **options: Any) -> None:
     """Style pictures with two or more COMPETITORS: runs, styles, folders of ready pictures; NAME=PATH names one."""
-    from tqdm import tqdm
-
     from ..survey import prepare as make
 
-    with tqdm(unit="picture", disable=None, leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with progress_bar("picture") as show:
         make(list(competitors), output=output, on_picture=show, **options)
     click.echo(f"{output}: now `styleforge survey serve {output}`")
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from .options import (
     SUBFOLDER,
     load,
     output_option,
+    progress_bar,
     reference_of,
     style_option,
 )
@@ -117,7 +117,7 @@ def stylize(
     for target, picture in sources.items():
         begin = time.perf_counter()
         try:
-            with _bar("tile") as show:
+            with progress_bar("tile", delay=1) as show:
                 if stream:
                     stylize_file(pipe, picture, target, progress=show, **options)
                 else:
@@ -180,7 +180,7 @@ def video(source: Path, target: Path, reference: tuple[str, ...], **options: Any
     from ..video import stylize_video
 
     pipe = _load(options)
-    with _bar("frame") as show:
+    with progress_bar("frame", delay=1) as show:
         made = stylize_video(pipe, source, target, style=reference_of(reference), on_frame=show, **options)
     click.echo(
         f"{target}  ({made.frames} frames in {made.seconds:.1f} s, {made.cuts} cuts, "
@@ -345,20 +345,6 @@ def _target(picture: Path, output: Path | None, several: bool) -> Path:
 def _load(options: dict[str, Any]) -> Any:
     """The pipeline; what it takes is taken out of the options."""
     return load(**{name: options.pop(name) for name in LOADED})
-
-
-@contextmanager
-def _bar(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows how many of how many are done, if that takes longer than a second; gone at the end."""
-    from tqdm import tqdm
-
-    with tqdm(unit=unit, disable=None, delay=1, leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield show
 
 
 def _by_parts(options: dict[str, Any], regions: tuple[str, ...], pictures: tuple[Path, ...]) -> dict[str, Any]:
