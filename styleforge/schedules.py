@@ -6,37 +6,24 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+FALL, SMALLEST = 0.5, 0.01  # of a plateau's factor: what it is multiplied with, and where it ends
 Schedule = Literal["constant", "linear", "cosine", "step", "plateau"]
 
 
-def learning_rate(
-    schedule: Schedule,
-    step: int,
-    steps: int,
-    *,
-    warmup: int = 0,
-    decay: float = 0.5,
-    drops: int = 2,
-    drop_every: int = 0,
-    drop_factor: float = 0.1,
-) -> float:
+def learning_rate(schedule: Schedule, step: int, steps: int, *, warmup: int = 0, decay: float = 0.5) -> float:
     """Factor on the learning rate of a step, at most 1.
 
     Args:
         schedule: "constant"; "linear" (CycleGAN's: 1, and at the end down to 0) or "cosine", the same on half a wave;
-            "step", down by `drop_factor` now and then; "plateau", to be multiplied by that of :class:`Plateau`.
+            "step", down to a tenth after each third; "plateau", to be multiplied by that of :class:`Plateau`.
         step: number of the step, from 0.
         steps: of the run.
         warmup: steps in which the factor first rises, from 1 / warmup to what it would be.
         decay: share of the run, at its end, in which "linear" and "cosine" fall.
-        drops: times that "step" falls, in equal distances.
-        drop_every: steps between them, in place of `drops`; 0 for none.
-        drop_factor: what "step" multiplies with.
     """
     rising = min(1.0, (step + 1) / warmup) if warmup else 1.0
     if schedule == "step":
-        dropped = step // drop_every if drop_every else step * (drops + 1) // max(1, steps)
-        return rising * drop_factor**dropped
+        return rising * 0.1 ** (3 * step // steps)
     if schedule not in ("linear", "cosine") or not decay:
         return rising
     left = min(1.0, (steps - step) / max(1, round(decay * steps)))
@@ -48,22 +35,20 @@ class Plateau:
 
     Args:
         patience: measurements in a row without an improvement after which the rate falls; 0 leaves it alone.
-        factor: what it is multiplied with.
-        smallest: factor that it does not fall below.
 
     Attributes:
         factor: on the learning rate, now.
     """
 
-    def __init__(self, patience: int, *, factor: float = 0.5, smallest: float = 0.01) -> None:
+    def __init__(self, patience: int) -> None:
         self.factor = 1.0
-        self._patience, self._times, self._smallest, self._waited = patience, factor, smallest, 0
+        self._patience, self._waited = patience, 0
 
     def update(self, improved: bool) -> None:
         """Follow a measurement: whether it was better than all before."""
         self._waited = 0 if improved else self._waited + 1
         if self._patience and self._waited >= self._patience:
-            self.factor, self._waited = max(self._smallest, self.factor * self._times), 0
+            self.factor, self._waited = max(SMALLEST, self.factor * FALL), 0
 
     def state(self) -> dict[str, Any]:
         """What a run must remember, as JSON."""

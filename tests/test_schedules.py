@@ -39,7 +39,7 @@ def test_linear_upstream(name):
 def test_step_upstream():
     options, expected = upstream("step")
     every = options["lr_decay_iters"]
-    ours = [learning_rate("step", k, len(expected), drop_every=every) for k in range(len(expected))]
+    ours = [learning_rate("step", k, 3 * every) for k in range(len(expected))]
     assert len(ours) == 201 and ours == pytest.approx(expected, rel=1e-12)
 
 
@@ -59,9 +59,7 @@ def test_cosine_falls_in_the_last_share_only():
     assert learning_rate("cosine", 99, 100, decay=0.0) == 1
 
 
-def test_step_falls_in_equal_distances():
-    found = [learning_rate("step", step, 10, drops=4, drop_factor=0.5) for step in range(10)]
-    assert found == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.0625, 0.0625]
+def test_step_falls_after_each_third():
     thirds = [learning_rate("step", step, 9) for step in range(9)]
     assert thirds == pytest.approx([1] * 3 + [0.1] * 3 + [0.01] * 3)
 
@@ -76,12 +74,15 @@ def test_warmup_rises_to_what_it_would_be(schedule):
 
 
 def test_plateau_waits_and_falls_and_stops_falling():
-    plateau = Plateau(2, factor=0.1, smallest=0.05)
+    plateau = Plateau(2)
     found = []
     for improved in (True, False, True, False, False, False, False, False, False):
         plateau.update(improved)
         found.append(plateau.factor)
-    assert found == [1, 1, 1, 1, 0.1, 0.1, 0.05, 0.05, 0.05]
+    assert found == [1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.125]
+    for _ in range(20):
+        plateau.update(False)
+    assert plateau.factor == 0.01
 
 
 def test_plateau_without_patience_leaves_the_rate_alone():
@@ -94,7 +95,7 @@ def test_plateau_without_patience_leaves_the_rate_alone():
 @pytest.mark.parametrize("stop", range(1, 8))
 def test_plateau_goes_on(stop):
     measured = [False, False, True, False, False, False, False, False]
-    whole, first, second = Plateau(3, factor=1 / 3), Plateau(3, factor=1 / 3), Plateau(3, factor=1 / 3)
+    whole, first, second = Plateau(3), Plateau(3), Plateau(3)
     for improved in measured:
         whole.update(improved)
     for improved in measured[:stop]:
@@ -102,4 +103,4 @@ def test_plateau_goes_on(stop):
     second.restore(json.loads(json.dumps(first.state())))
     for improved in measured[stop:]:
         second.update(improved)
-    assert whole.factor == second.factor == 1 / 3 and whole.state() == second.state()
+    assert whole.factor == second.factor == 0.5 and whole.state() == second.state()
