@@ -85,13 +85,13 @@ def check(function: Callable[..., Any], values: Mapping[str, Any], where: object
                 allowed=", ".join(parameters) or "none",
                 todo=f"{nearest(key, parameters)}Remove or rename it.",
             )
-        problem = _problem(parameters[key].annotation, value)
-        if problem:
+        annotation = parameters[key].annotation
+        if not _fits(annotation, value):
             raise ConfigError(
                 f"Setting '{key}' cannot be used",
                 where=where,
                 found=_short(value),
-                allowed=problem,
+                allowed=describe(annotation),
                 todo="Change it to an allowed value.",
             )
 
@@ -115,11 +115,6 @@ def describe(annotation: Any) -> str:
         types.NoneType: "null",
     }
     return names.get(annotation, str(annotation))
-
-
-def _problem(annotation: Any, value: Any) -> str | None:
-    """None when `value` fits, otherwise what would have."""
-    return None if _fits(annotation, value) else describe(annotation)
 
 
 def _fits(annotation: Any, value: Any) -> bool:
