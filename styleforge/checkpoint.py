@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,16 @@ def newest(root: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
             todo="Start again with another --output.",
         )
     return None
+
+
+def manifests(root: Path) -> Iterator[dict[str, Any]]:
+    """What the manifests say that can be read, the newest first; whether their tensors are whole is not looked at."""
+    for folder in reversed(_folders(root)):
+        try:
+            manifest = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError):
+            continue
+        yield manifest
 
 
 def rewind(log: Path, step: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from . import images
-from .report import Scale
+from .report import Scale, template
 
 SIDE = 224  # of a picture on the page, in pixels
 LEFT, RIGHT, TOP, ROW = 104, 344, 20, 19  # of a chart 360 wide
@@ -85,16 +85,11 @@ def render(
         goals: some paintings, (1, 3, S, S) in [-1, 1]; none where each picture has its right answer.
         each: by measure and maker what was measured of each picture.
     """
-    import jinja2  # as in card
-
-    loader = jinja2.PackageLoader(__package__)
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"figure": figure, "picture": picture}
     against = facts.get("against", {})
     labels = {STYLE: title, AGAINST: against.get("style", "")}
     makers = {STYLE: facts["metrics"], AGAINST: against.get("metrics", {}), **facts["controls"]}
     makers = {maker: figures for maker, figures in makers.items() if figures}
-    return environment.get_template("evaluation.html").render(
+    return template("evaluation.html", figure=figure, picture=picture).render(
         facts=facts,
         title=title,
         subject=subject,

@@ -8,19 +8,23 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from . import methods
+from . import checkpoint, methods
 from .errors import ConfigError, UnknownName
 from .files import write_text
 from .runs import TrainConfig
+
+if TYPE_CHECKING:
+    import jinja2
 
 PAGE = "report.html"
 POINTS = 600  # of a curve: about two for each pixel
@@ -159,17 +163,12 @@ def write_report(run: Path) -> Path:
         ConfigError: there is no `train.json` that can be read.
         OSError: the page cannot be written; the one before is as it was.
     """
-    import jinja2  # as in card
-
     run = Path(run)
     config = _config(run / "train.json")
     log = read_log(run / "metrics.jsonl")
-    loader = jinja2.PackageLoader(__package__)
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = _number
     manifest, x = _newest_manifest(run), _across(log)
     sheets, scores = _pictures(run / "samples")
-    page = environment.get_template(PAGE).render(
+    page = template(PAGE, number=_number).render(
         name=run.resolve().name,
         config=config,
         steps=config.get("steps"),
@@ -192,6 +191,16 @@ def write_report(run: Path) -> Path:
         everything=json.dumps(config, indent=2),
     )
     return write_text(run / PAGE, page)
+
+
+def template(name: str, **filters: Callable[[Any], str]) -> jinja2.Template:
+    """A page of `templates/`, with filters of its own."""
+    import jinja2  # as in card
+
+    loader = jinja2.PackageLoader(__package__)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= filters
+    return environment.get_template(name)
 
 
 def read_log(path: Path) -> Log:
@@ -312,12 +321,9 @@ def _best(log: Log, name: str) -> tuple[int, str]:
 
 def _newest_manifest(run: Path) -> dict[str, Any]:
     """Step and seconds of the newest checkpoint; empty when there is none."""
-    for path in sorted(run.glob("checkpoints/step-*/manifest.json"), reverse=True):
-        try:
-            manifest = json.loads(path.read_text())
+    for manifest in checkpoint.manifests(run / "checkpoints"):
+        with suppress(ValueError, TypeError, KeyError):
             return {"step": int(manifest["step"]), "seconds": float(manifest["seconds"])}
-        except (OSError, ValueError, TypeError, KeyError):
-            continue
     return {}
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from PIL import Image
 
-from .. import card, images
+from .. import card, checkpoint, images
 from ..adaptation import RECIPE, TRAINING
 from ..card.linter import PICTURE
 from ..card.measured import METRICS, read_metrics, read_text
-from ..errors import ConfigError, CorruptFileError, NotAStyle, RepoNotFound, StyleforgeError
+from ..errors import ConfigError, CorruptFileError, NotAStyle, RepoNotFound
 from ..files import write_text
 from ..hub import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, PretrainedMixin
 from ..pipeline import StylePipeline
@@ -215,7 +215,8 @@ def _places(place: Path) -> tuple[Path, Path | None]:
 def _known(folder: Path, run: Path | None) -> dict[str, Any]:
     """What a run, or else the recipe beside a style, tells of its training."""
     if run is not None:
-        config, manifest = _located(_table(run / "train.json"), run), _newest_manifest(run)
+        config = _located(_table(run / "train.json"), run)
+        manifest = next(checkpoint.manifests(run / "checkpoints"), {})
         steps = manifest.get("step")
         if PLACES[1] in folder.resolve().relative_to(run.resolve()).parts:
             steps = f"the best measured of {steps or config.get('steps')}"
@@ -233,15 +234,6 @@ def _located(config: dict[str, Any], run: Path) -> dict[str, Any]:
     seen = (up / base for up in run.resolve().parents if "/" in base)
     found = next((place for place in seen if place.is_dir()), None)
     return config if found is None else {**config, "adapt": {**adapt, "base": str(found)}}
-
-
-def _newest_manifest(run: Path) -> dict[str, Any]:
-    for path in sorted((run / "checkpoints").glob("step-*/manifest.json"), reverse=True):
-        try:
-            return _table(path)
-        except StyleforgeError:  # the one before may be whole
-            continue
-    return {}
 
 
 def _remembered(old: str, given: Mapping[str, Any]) -> dict[str, Any]:
