@@ -10,7 +10,6 @@ from torch import Tensor
 
 from .. import features as feature_networks
 from ..configs import Options, Range, Weight, Width
-from ..hub import PretrainedMixin
 from ..losses import color_loss, gram, gray, total_variation
 from ..models import AnimeGANDiscriminator, AnimeGANGenerator
 from ..precision import full_precision
@@ -115,15 +114,6 @@ class AnimeGAN(Method):
             "tv": self.tv * total_variation(fake, "mean_square"),
         }
         return terms | self.adversary.fool_projected(fake, batch)
-
-    def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
-        return {"": self.generator}
-
-    def _fake(self, batch: Batch) -> Tensor:
-        """The newest fake with its graph: one forward pass serves both players."""
-        if "fake" not in batch:
-            batch["fake"] = self.generator(batch["source"])
-        return batch["fake"]
 
     def _see(self, image: Tensor) -> Tensor:
         return self.features(image, [self.layer])[self.layer]

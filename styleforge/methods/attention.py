@@ -9,7 +9,6 @@ from torch import Tensor
 
 from .. import features as feature_networks
 from ..configs import Range, Weight
-from ..hub import PretrainedMixin
 from ..layers import normalize
 from ..losses import attention_entropy, attention_variation, content_loss, local_feature_loss, statistics_loss
 from ..models import AttentionGenerator
@@ -102,9 +101,6 @@ class Attention(Method):
         if self.entropy or self.variation:
             terms |= self._looks(content, style)
         return terms
-
-    def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
-        return {"": self.generator}
 
     def _local(self, found: Features, content: Features, style: Features) -> dict[str, Tensor]:
         """AdaAttN's local feature loss by layer: attention by keys and features as they are, from relu2_1 on."""

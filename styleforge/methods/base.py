@@ -284,6 +284,7 @@ class Method(nn.Module):
     that a run must remember is in its `state_dict`.
 
     Attributes:
+        generator: the style; methods that call it otherwise, or publish more, say so in :meth:`styles`.
         data: what it learns from; see :data:`styleforge.data.KINDS`.
         batch_size: pictures per step that suit it.
         paper: its address.
@@ -291,6 +292,7 @@ class Method(nn.Module):
         smallest: how many pictures must be computed together, because they are compared with one another.
     """
 
+    generator: PretrainedMixin
     data: ClassVar[Literal["unpaired", "paired", "images", "damaged", "styles"]] = "unpaired"
     batch_size: ClassVar[int] = 1
     paper: ClassVar[str] = ""
@@ -303,7 +305,7 @@ class Method(nn.Module):
 
     def styles(self) -> dict[str, PretrainedMixin]:
         """What a run publishes: "" is the style itself, other names are subfolders."""
-        raise NotImplementedError
+        return {"": self.generator}
 
     @property
     def aligned(self) -> bool:
@@ -341,6 +343,12 @@ class Method(nn.Module):
             return {**images, "styled": style(source, images["target"])}
         shown = images if self.aligned else {"source": source}
         return {**shown, "styled": style(source)}
+
+    def _fake(self, batch: Batch) -> Tensor:
+        """The newest fake with its graph: one forward pass serves both players."""
+        if "fake" not in batch:
+            batch["fake"] = self.generator(batch["source"])
+        return batch["fake"]
 
 
 class History(nn.Module):

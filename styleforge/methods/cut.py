@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ..configs import Options, Range, Weight, Width
 from ..errors import ConfigError
-from ..hub import PretrainedMixin
 from ..losses import ColorSpectra, patch_nce
 from ..models import PatchDiscriminator, ResnetGenerator
 from .base import Adversary, Batch, Method, Player, Terms, unsteadiness
@@ -161,9 +160,6 @@ class CUT(Method):
         if self.spectrum:
             terms["spectrum"] = self.spectrum * self.spectra(fake, batch["target"])
         return terms
-
-    def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
-        return {"": self.generator}
 
     def _fake(self, batch: Batch) -> Tensor:
         """The newest fake with its graph: one forward pass serves both players."""

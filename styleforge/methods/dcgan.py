@@ -86,9 +86,6 @@ class DCGAN(Method):
         terms = {"fool": self.adversary.generator_loss(self.discriminator, fake, batch)}
         return terms | self.adversary.fool_projected(fake, batch)
 
-    def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
-        return {"": self.generator}
-
     def preview(
         self, images: dict[str, Tensor], styles: dict[str, PretrainedMixin], generator: torch.Generator
     ) -> dict[str, Tensor]:

@@ -103,9 +103,6 @@ class Distill(Method):
             terms["shift"] = self.shift_equivariance * unsteadiness(self.generator, batch["source"], fake, batch)
         return terms
 
-    def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
-        return {"": self.generator}
-
 
 def _load_teacher(name: str, revision: str | None) -> PretrainedMixin:
     try:

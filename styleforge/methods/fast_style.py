@@ -90,9 +90,6 @@ class FastStyle(Method):
             terms["shift"] = self.shift_equivariance * unsteady
         return terms
 
-    def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
-        return {"": self.generator}
-
     def preview(
         self, images: dict[str, Tensor], styles: dict[str, PretrainedMixin], generator: torch.Generator
     ) -> dict[str, Tensor]:

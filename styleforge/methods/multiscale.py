@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from .. import features as feature_networks
 from ..configs import Options, Range, Weight, Width
-from ..hub import PretrainedMixin
 from ..losses import Adversarial, content_loss, focal_frequency_loss, style_perceptual
 from ..models import MultiScaleGenerator, PatchDiscriminator
 from ..models.multiscale import image_pyramid
@@ -134,9 +133,6 @@ class MultiScale(Method):
             hard = torch.stack([focal_frequency_loss(*pair) for pair in pairs])
             terms["frequency"] = self.frequency * hard.mean()
         return terms | (self._perceptual_terms(fakes[0], batch) if self.features is not None else {})
-
-    def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
-        return {"": self.generator}
 
     def _perceptual_terms(self, fake: Tensor, batch: Batch) -> Terms:
         """What a frozen network sees in the finest picture."""

@@ -6,10 +6,8 @@ from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from ..configs import Options, Range, Weight, Width
-from ..hub import PretrainedMixin
 from ..models import PatchDiscriminator, ResnetGenerator, UNetGenerator
 from .base import Adversary, Batch, Method, Player, Terms
 
@@ -55,9 +53,7 @@ class Pix2Pix(Method):
         self.adversary = Adversary(**adversary)
         self.l1, self.lr = l1, lr
         if generator == "unet":
-            self.generator: PretrainedMixin = UNetGenerator(
-                width=width, downs=downs, norm=norm, dropout=dropout, statistics=statistics
-            )
+            self.generator = UNetGenerator(width=width, downs=downs, norm=norm, dropout=dropout, statistics=statistics)
         else:
             self.generator = ResnetGenerator(width=width, blocks=blocks, norm=norm, dropout=dropout, upsample="resize")
         self.discriminator = PatchDiscriminator(
@@ -90,12 +86,3 @@ class Pix2Pix(Method):
             "l1": self.l1 * F.l1_loss(fake, batch["target"]),
         }
         return terms | self.adversary.fool_projected(fake, batch)
-
-    def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
-        return {"": self.generator}
-
-    def _fake(self, batch: Batch) -> Tensor:
-        """The newest fake with its graph: one forward pass serves both players."""
-        if "fake" not in batch:
-            batch["fake"] = self.generator(batch["source"])
-        return batch["fake"]

@@ -11,7 +11,6 @@ from torch import Tensor
 from ..configs import Options, Range, Weight, Width
 from ..damage import check_kinds, damage
 from ..errors import ConfigError
-from ..hub import PretrainedMixin
 from ..losses import focal_frequency_loss
 from ..models import PatchDiscriminator, RestorationUNet
 from .base import Adversary, Batch, Method, Player, Terms
@@ -104,12 +103,3 @@ class Restore(Method):
             terms["fool"] = self.gan * self.adversary.generator_loss(self.discriminator, pair, batch)
             terms |= self.adversary.fool_projected(fake, batch)
         return terms
-
-    def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
-        return {"": self.generator}
-
-    def _fake(self, batch: Batch) -> Tensor:
-        """The newest restoration with its graph: one forward pass serves both players."""
-        if "fake" not in batch:
-            batch["fake"] = self.generator(batch["source"])
-        return batch["fake"]

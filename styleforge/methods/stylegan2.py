@@ -130,9 +130,6 @@ class StyleGAN2(Method):
             terms["path_length"] = self.path_length * self.path_every * self._path_length(batch)
         return terms
 
-    def styles(self) -> dict[str, PretrainedMixin]:  # noqa: D102
-        return {"": self.generator}
-
     def preview(
         self, images: dict[str, Tensor], styles: dict[str, PretrainedMixin], generator: torch.Generator
     ) -> dict[str, Tensor]:
