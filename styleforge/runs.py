@@ -186,35 +186,42 @@ def run_defaults(method: str) -> dict[str, int]:
     return {"size": methods.settings(method).get("size", 256), "batch_size": methods.find(method).batch_size}
 
 
-def remember(config: TrainConfig, run: Path, write: bool) -> None:
-    """Write `train.json`; a run that is there must be the same in all that shapes the networks, and in what it is
-    measured by: pictures that it has learnt from cannot be held out later.
+def remember(config: TrainConfig, run: Path) -> None:
+    """Write `train.json`."""
+    write_text(run / "train.json", json.dumps({**asdict(config), "styleforge": __version__}, indent=2) + "\n")
+
+
+def refuse_other(config: TrainConfig, run: Path) -> None:
+    """A run that is there must be the same in all that shapes the networks, and in what it is measured by: pictures
+    that it has learnt from cannot be held out later.
+
+    Raises:
+        ConfigError: it is another one, or its `train.json` is damaged.
     """
     path = run / "train.json"
-    if path.exists():
-        try:
-            before = dict(json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
-            raise ConfigError("train.json is damaged", where=path, found=error, todo="Repair or remove it.") from error
-        now = asdict(config)
-        for table in (before, now):  # what is set, whether by hand or by default
-            table["settings"] = {**methods.settings(config.method), **table.get("settings", {})}
-        before, now = json.loads(json.dumps([before, now]))
-        for key in ("method", "settings", "seed", "batch_size", "size", "ema", "optimizer", "held_out", "adapt"):
-            if before.get(key, now[key]) != now[key]:
-                was, wanted = before[key], now[key]
-                if key == "settings":
-                    key = next(k for k in {**wanted, **was} if was.get(k) != wanted.get(k))
-                    was, wanted = was.get(key), wanted.get(key)
-                raise ConfigError(
-                    "This folder holds a run with other settings",
-                    where=run,
-                    found=f"{key} = {wanted!r}",
-                    allowed=f"{was!r}, as it was begun",
-                    todo="Give another --output, or the same settings.",
-                )
-    if write:
-        write_text(path, json.dumps({**asdict(config), "styleforge": __version__}, indent=2) + "\n")
+    if not path.exists():
+        return
+    try:
+        before = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ConfigError("train.json is damaged", where=path, found=error, todo="Repair or remove it.") from error
+    now = asdict(config)
+    for table in (before, now):  # what is set, whether by hand or by default
+        table["settings"] = {**methods.settings(config.method), **table.get("settings", {})}
+    before, now = json.loads(json.dumps([before, now]))
+    for key in ("method", "settings", "seed", "batch_size", "size", "ema", "optimizer", "held_out", "adapt"):
+        if before.get(key, now[key]) != now[key]:
+            was, wanted = before[key], now[key]
+            if key == "settings":
+                key = next(k for k in {**wanted, **was} if was.get(k) != wanted.get(k))
+                was, wanted = was.get(key), wanted.get(key)
+            raise ConfigError(
+                "This folder holds a run with other settings",
+                where=run,
+                found=f"{key} = {wanted!r}",
+                allowed=f"{was!r}, as it was begun",
+                todo="Give another --output, or the same settings.",
+            )
 
 
 def log(run: Path, entry: dict[str, Any]) -> None:

@@ -132,7 +132,8 @@ def _train(config: TrainConfig, on_step: Callable[[Progress], None] | None, open
     # Pictures.
     pictures = _pictures(config, method)
     _check_targets(method, pictures)
-    rows = samples.rows(method, pictures, config.size, _preview_folder(config, method))
+    _check_preview(config, method)
+    rows = samples.rows(method, pictures, config.size, config.preview)
     probes = samples.squares(method, pictures.domains, config.size, PROBES)
 
     # Who learns, what is published, who looks.
@@ -142,7 +143,7 @@ def _train(config: TrainConfig, on_step: Callable[[Progress], None] | None, open
     averages = {name: _average(style) for name, style in method.styles().items()} if config.ema else {}
     styles = averages or method.styles()
     rollbacks, watch, plateau = Rollbacks(config.rollbacks), Watch(), Plateau(config.patience // 2 or 3)
-    detectors = Detectors(paired=method.aligned, adversarial=_adversarial(config))
+    detectors = Detectors(paired=method.aligned, adversarial=config.every_setting().get("adversarial"))
     held = _held(config, method, pictures)
     quality = _judge(config, method, held) if held else None
     memories: dict[str, Memory] = {"watch": watch, "plateau": plateau, "detectors": detectors, "precision": precision}
@@ -153,12 +154,11 @@ def _train(config: TrainConfig, on_step: Callable[[Progress], None] | None, open
     # Go on where the run was.
     if chief:
         opened.enter_context(processes.alone_in(run))
-    runs.remember(
-        config, run, write=False
-    )  # raises for another run before a tracker, that may be missing, is asked for
+    runs.refuse_other(config, run)  # before a tracker is asked for, whose library may be missing
     tracker = open_tracker(config.tracker if chief else "none", run, asdict(config))
     opened.callback(tracker.close)
-    runs.remember(config, run, chief)
+    if chief:
+        runs.remember(config, run)
     step, seconds = 0, 0.0
     if found:
         tensors, manifest = found
@@ -482,10 +482,6 @@ def _diverged(step: int, text: str, culprit: str, run: Path, good: int, most: in
     )
 
 
-def _adversarial(config: TrainConfig) -> str | None:
-    return config.every_setting().get("adversarial")
-
-
 def _input_bound(share: float) -> str:
     return (
         f"Input-bound: {share:.0%} of the time goes by waiting for pictures. More --workers, or smaller files "
@@ -573,14 +569,13 @@ def _first_batches(config: TrainConfig, method: Method, pictures: data.Data, dev
             yield Batch(method.prepare(here, rng.generator("prepare", turn)), config.seed, turn, 0)
 
 
-def _preview_folder(config: TrainConfig, method: Method) -> str | None:
+def _check_preview(config: TrainConfig, method: Method) -> None:
     if config.preview and method.data not in ("unpaired", "styles"):
         raise ConfigError(
             "A folder of preview pictures is of no use here",
             where=config.preview,
             todo=f"Leave out --preview: {config.method} shows its training pictures.",
         )
-    return config.preview
 
 
 def _average(network: nn.Module) -> Any:
@@ -590,15 +585,17 @@ def _average(network: nn.Module) -> Any:
 
 @torch.no_grad()
 def _mix(average: nn.Module, network: nn.Module, decay: float) -> None:
-    floating = [
-        (a, n)
-        for a, n in zip(average.state_dict().values(), network.state_dict().values(), strict=True)
-        if a.is_floating_point() or a.copy_(n) is None
-    ]
-    torch._foreach_lerp_([a for a, _ in floating], [n for _, n in floating], 1 - decay)
+    past, newest = [], []
+    for a, n in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if a.is_floating_point():
+            past.append(a)
+            newest.append(n)
+        else:
+            a.copy_(n)
+    torch._foreach_lerp_(past, newest, 1 - decay)
 
 
-def _check_targets(method: Any, pictures: data.Data) -> None:
+def _check_targets(method: Method, pictures: data.Data) -> None:
     found = len(pictures.domains["target"])
     if method.targets not in (None, found):
         raise ConfigError(

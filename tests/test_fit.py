@@ -94,7 +94,7 @@ def test_what_does_not_fit_at_all(config, monkeypatch):
 
 def test_a_run_that_was_begun_keeps_its_plan(config, monkeypatch):
     asked = machine(monkeypatch)
-    runs.remember(replace(config, accumulate=4, recompute=True), Path(config.output), write=True)
+    runs.remember(replace(config, accumulate=4, recompute=True), Path(config.output))
     plan = fit(config)
     assert (plan.config.accumulate, plan.config.recompute, asked) == (4, True, [])
 
