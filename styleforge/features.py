@@ -7,7 +7,7 @@ recognised by its keys. Random weights are given only to those who ask for them 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -49,10 +49,9 @@ class VGG19(nn.Module):
     ) -> None:
         super().__init__()
         self.ceil = ceil
-        self.channels = {f"relu{layer}": widths[int(layer[0]) - 1] for layer in VGG_LAYERS}
-        _check_layers([last], self.channels)
-        wanted = VGG_LAYERS[: VGG_LAYERS.index(last[4:]) + 1]
-        self.channels = {f"relu{layer}": self.channels[f"relu{layer}"] for layer in wanted}
+        _check_layers([last], [f"relu{layer}" for layer in VGG_LAYERS])
+        wanted = VGG_LAYERS[: VGG_LAYERS.index(last.removeprefix("relu")) + 1]
+        self.channels = {f"relu{layer}": widths[int(layer[0]) - 1] for layer in wanted}
         self.stem = nn.Conv2d(3, 3, 1) if stem else None
         mode = "zeros" if border == "zero" else border
         sizes = zip(wanted, pairwise([3, *self.channels.values()]), strict=True)
@@ -281,7 +280,12 @@ def fill(network: FeatureNetwork, source: str | os.PathLike[str]) -> None:
         preset, tensors = read(source)
     wanted = _shapes(network)
     if any(name not in tensors or tensors[name].shape != shape for name, shape in wanted.items()):
-        raise _mismatch(source, preset)
+        raise WeightsMismatch(
+            "These weights are for another feature network",
+            where=source,
+            found=preset,
+            todo=f"Choose the backbone {preset!r}, or weights for the one that was chosen.",
+        )
     network.load_state_dict({name: tensors[name] for name in wanted})
 
 
@@ -358,21 +362,12 @@ def _fits(preset: str, names: Mapping[str, str], header: Mapping[str, weights.Te
     return all(header[names[ours]].shape == shape for ours, shape in expected.items() if names[ours] in header)
 
 
-def _mismatch(source: object, preset: str) -> WeightsMismatch:
-    return WeightsMismatch(
-        "These weights are for another feature network",
-        where=source,
-        found=preset,
-        todo=f"Choose the backbone {preset!r}, or weights for the one that was chosen.",
-    )
-
-
-def _check_layers(layers: Sequence[str], channels: Mapping[str, int]) -> None:
+def _check_layers(layers: Sequence[str], known: Collection[str]) -> None:
     for layer in layers:
-        if layer not in channels:
+        if layer not in known:
             raise UnknownName(
                 "This feature network has no such layer",
                 found=repr(layer),
-                allowed=", ".join(channels),
-                todo=f"{nearest(layer, channels)}Choose one of these.",
+                allowed=", ".join(known),
+                todo=f"{nearest(layer, known)}Choose one of these.",
             )
