@@ -35,6 +35,7 @@ Weigher = str | os.PathLike[str] | Callable[[Path], float]
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"))
 ROTTEN_SHARE = 0.2
+KEPT = 2 * 2**30  # bytes of pixels of a domain that stay in memory
 
 
 def list_pictures(folder: str | os.PathLike[str]) -> list[Path]:
@@ -190,7 +191,7 @@ class Pictures:
         self,
         files: Sequence[Path],
         short_side: int,
-        memory: int = 2 * 2**30,
+        memory: int = KEPT,
         weights: Sequence[float] | None = None,
     ) -> None:
         self.files: list[Path] = []

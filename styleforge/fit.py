@@ -28,7 +28,6 @@ from .runs import TrainConfig
 from .train import Progress, check_pieces, train
 
 SPARE = 0.85  # share of the free memory that a plan may take
-KEPT = 2 * memory.GIB  # of pixels, by data.Pictures
 SMALLEST = 64
 DRY_STEPS = 3
 # What torch, CUDA, oneDNN, C++ and Python say when they get no more.
@@ -92,7 +91,7 @@ def fit(config: TrainConfig, limit: int | None = None, tell: Callable[[str], Non
     if begun.exists():
         before = TrainConfig.read(begun)
         kept = replace(config, size=before.size, accumulate=before.accumulate, recompute=before.recompute)
-        return Plan(kept, 0, [], f"As the run was begun: {_as_words(kept)}.")
+        return Plan(kept, 0, [], f"As the run was begun: {_step_in_words(kept)}.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     limit = int(SPARE * memory.available(device)) if limit is None else limit
     room = limit if device == "cuda" else limit - _pixels(config)
@@ -136,14 +135,14 @@ def fit(config: TrainConfig, limit: int | None = None, tell: Callable[[str], Non
     pictures = next(n for n in pieces if fits(size, n, again))
     planned = replace(config, size=size, accumulate=config.batch_size // pictures, recompute=again)
     chosen = trials[size, pictures, again]
-    return Plan(planned, limit, list(trials.values()), _words(config, planned, chosen, limit, limit - room))
+    return Plan(planned, limit, list(trials.values()), _plan_in_words(config, planned, chosen, limit, limit - room))
 
 
 def measure(config: TrainConfig, size: int, pictures: int, again: bool, room: int) -> Trial:
     """Dry steps with random squares, in a process of its own that may take `room` bytes."""
     planned = replace(config, size=size, batch_size=pictures, accumulate=1, recompute=again)
-    words = [sys.executable, "-c", f"from styleforge import fit; fit.dry_run({room})"]
-    result = subprocess.run(words, input=json.dumps(asdict(planned)), capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", f"from styleforge import fit; fit.dry_run({room})"]
+    result = subprocess.run(command, input=json.dumps(asdict(planned)), capture_output=True, text=True, check=False)
     if result.returncode == 0:
         found = json.loads(result.stdout.splitlines()[-1])
         return Trial(size, pictures, again, found["bytes"] if found["bytes"] <= room else None, found["seconds"])
@@ -220,21 +219,21 @@ def _pixels(config: TrainConfig) -> int:
                 continue  # left out by the run as well
             factor = min(1.0, short / max(1, min(width, height)))
             total += round(3 * width * height * factor**2)
-    return min(total, 2 * KEPT)
+    return min(total, 2 * data.KEPT)
 
 
-def _words(config: TrainConfig, planned: TrainConfig, chosen: Trial, limit: int, pixels: int) -> str:
+def _plan_in_words(config: TrainConfig, planned: TrainConfig, chosen: Trial, limit: int, pixels: int) -> str:
     seconds = chosen.seconds * planned.accumulate
     needs = (chosen.bytes + pixels) / memory.GIB
     smaller = f" The squares have {planned.size} px, not {config.size}: nothing else helped."
     return (
-        f"Plan: {_as_words(planned)}. It needs about {needs:.2f} of {limit / memory.GIB:.2f} GiB, "
+        f"Plan: {_step_in_words(planned)}. It needs about {needs:.2f} of {limit / memory.GIB:.2f} GiB, "
         f"{seconds:.2f} s a step, {seconds * planned.steps / 3600:.1f} h for {planned.steps} steps."
         + (smaller if planned.size < config.size else "")
     )
 
 
-def _as_words(config: TrainConfig) -> str:
+def _step_in_words(config: TrainConfig) -> str:
     at_once = config.batch_size // config.accumulate
     pieces = f" as {config.accumulate} times {at_once}" if config.accumulate > 1 else ""
     again = ", inner layers computed twice" if config.recompute else ""
