@@ -47,7 +47,7 @@ LAYERS = [
     ["data", "discover", "invert", "methods", "pipeline", "quality"],
     ["adaptation", "batch", "datacheck", "export", "large", "runs", "samples"],
     ["cards", "convert", "equalize", "explain", "push", "report", "survey", "video"],
-    ["bridges", "demo", "evaluation_page", "train"],
+    ["bridges", "demo", "train"],
     ["evaluate", "fit"],
     ["cli"],
     ["__main__"],

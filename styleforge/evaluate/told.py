@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import evaluation_page
-from ..evaluation_page import Sheet
+from ..card.measured import METRICS
 from ..files import replacing_folder, write_text
 from ..metrics import bootstrap
 from .figures import Figures
+from .page import Sheet, figure, render
 from .studio import Studio, chosen
 from .task import AGAINST, STYLE
 
-METRICS = "metrics.json"
 EXAMPLES, EXTREMES, GOALS = 8, 4, 6  # pictures on the page
 NEARNESS = (  # better than, not measurably other than, and worse than doing nothing
     "brings the {} nearer to",
@@ -39,7 +38,7 @@ def write(path: Path, facts: Mapping[str, Any], title: str, studio: Studio, figu
         figures: of all makers.
     """
     judge, task = figures.judge, studio.task
-    page = evaluation_page.render(
+    page = render(
         facts,
         title=title,
         subject=_subject(studio),
@@ -84,7 +83,7 @@ def verdict(title: str, figures: Figures, rival: str) -> str:
         return words[0] if high < 0 else words[2] if low > 0 else words[1]
 
     def value(name: str, maker: str) -> str:
-        return evaluation_page.figure(figures.values[maker][name][0].item())
+        return figure(figures.values[maker][name][0].item())
 
     def beside(name: str, other: str, who: str) -> str:
         return f"({name} {value(name, STYLE)}, {who} {value(name, other)})"
@@ -96,7 +95,7 @@ def verdict(title: str, figures: Figures, rival: str) -> str:
     else:
         sentences.append(f"How near {title} comes to the {goals} was not measured.")
     for name in (name for name, measure in task.measures.items() if measure.gain):
-        value_, low, high = map(evaluation_page.figure, bootstrap.estimate(known[name]))
+        value_, low, high = map(figure, bootstrap.estimate(known[name]))
         sentences.append(f"{name}: {value_} ({low} to {high}).")
     unlike = task.untouched if task.sets else truth
     for name, fault in FAULTS.items():

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from . import images
-from .report import Scale, template
+from .. import images
+from ..report import Scale, template
 
 SIDE = 224  # of a picture on the page, in pixels
 LEFT, RIGHT, TOP, ROW = 104, 344, 20, 19  # of a chart 360 wide
