@@ -75,9 +75,9 @@ ENCODERS: dict[str, tuple[str, ...]] = {
     "UGATITGenerator": ("stem", "down"),
     "UNetGenerator": ("down", "down_norm"),
 }
-# A part of a network, and the setting that brings it, which a style may get anew: it begins without effect.
+# A part of a network, and the setting that brings it. A style without it may get it: it begins without effect.
 GROWN = "detail"
-# A part that is fitted to a finished style and does not learn: what is trained on goes without.
+# A part that is fitted to a finished style and does not learn: a style that is trained on loses it.
 FITTED = "equalizer"
 # Settings that make sense only once: AnimeGAN's first steps paint the photograph itself.
 AGAIN: dict[str, dict[str, Any]] = {"animegan": {"warmup": 0}}

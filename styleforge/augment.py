@@ -50,8 +50,8 @@ def check_policy(text: str) -> list[str]:
 class AdaptiveAugment(nn.Module):
     """:func:`diff_augment` of a share of the pictures, which a discriminator's overfitting sets (Karras et al., 2020).
 
-    The paper's sign of overfitting: how much more often the logits of real training pictures are above than below
-    what tells nothing, as a share, from -1 to 1. While it is above a target the share of changed pictures grows, while
+    The paper's sign of overfitting: how much more often real training pictures are taken for real than for fake, as
+    a share, from -1 to 1. While it is above a target the share of changed pictures grows, while
     it is below it shrinks. Two differences: the paper looks at the last four batches of 64, we at a running mean over
     about as many pictures, whatever the batch; and its pictures escape each change for itself, ours all of them.
 

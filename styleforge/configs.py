@@ -35,7 +35,7 @@ class Range(NamedTuple):
 class Options(NamedTuple):
     """Marks `**options: Annotated[Any, Options(Group)]`: whatever the constructor of `Group` takes is taken here.
 
-    An argument of the same name in the signature itself stands before that of the group: another default.
+    An argument that the signature itself names, too, is the one that counts: so it can have another default.
     """
 
     group: type

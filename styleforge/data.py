@@ -158,7 +158,7 @@ def picture_name(file: Path, folder: Path) -> str:
 
 
 def hold_out(files: Sequence[str], share: float, seed: int) -> tuple[list[str], list[str]]:
-    """Take some files aside by a hash of their names: whichever are added later, none that was kept is held then.
+    """Set some files apart by a hash of their names, so that adding others later moves none from the kept to the held.
 
     Args:
         files: different names, relative to their folder.

@@ -31,9 +31,10 @@ _INSIDE = ".parametrizations.weight."  # where torch keeps what a weight is made
 class LowRank(nn.Module):
     """What an adapter adds to one weight; nothing at first, because `up` begins as zeros.
 
-    It changes the weight and is no second path beside the layer, which takes longer: 0.22 s instead of 0.18 s forwards
-    and backwards through the bundled style's network (two pictures of 128 px, bf16, one CPU core). Convolutions with 4
-    channels are slow, borders are padded once more, and maps are larger than weights. So all layers are alike, too.
+    It changes the weight. A second path beside the layer would take longer (0.22 s instead of 0.18 s forwards and
+    backwards through the bundled style's network, two pictures of 128 px, bf16, one CPU core): convolutions with 4
+    channels are slow, borders are padded once more, and maps are larger than weights. And this way all kinds of layers
+    are treated alike.
 
     Args:
         weight: that it is for.

@@ -414,10 +414,11 @@ def _quality_charts(log: Log) -> list[Chart]:
 def _loss_charts(log: Log) -> dict[str, list[Chart]]:
     """By player, one for each of its terms: they differ by orders of magnitude."""
     found: dict[str, list[Chart]] = {}
+    colors = _players(log)
     for name in _names(log.trained):
         player, _, term = name.partition("/")
         if term and not name.endswith(NORM):
-            chart = _line_chart(log, {name: _players(log)[player]}, term.replace("_", " "), "loss")
+            chart = _line_chart(log, {name: colors[player]}, term.replace("_", " "), "loss")
             found.setdefault(player, []).append(chart)
     return found
 

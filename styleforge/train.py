@@ -51,7 +51,7 @@ class Progress:
 
 
 class Rollbacks:
-    """The steps that went wrong, which are left out when the run comes by again; rolled back itself it is not.
+    """The steps that went wrong, which are left out when the run comes to them again; not rolled back with the rest.
 
     Args:
         most: how many there may be.
@@ -321,7 +321,7 @@ def _train(config: TrainConfig, on_step: Callable[[Progress], None] | None, open
         why = f"nothing better in {config.patience} measurements" if finished else "the same command goes on from there"
         voice.event(step, "status", f"Stopped after step {step} of {config.steps}; {why}.")
 
-    # Publish. Cards of a run tell of the run, so a longer one writes them anew; a finished one leaves them alone.
+    # Publish. Cards tell how long a run was: one that has gone on writes them anew, a finished one leaves them alone.
     published = run / "checkpoints" / "published"  # written last: a kill on the way is made good by the next start
     if chief and (not published.exists() or published.read_text() != str(step) or not (run / "style").exists()):
         publish(run / "style")
@@ -350,9 +350,9 @@ def play(
     Args:
         player: who plays.
         optimizer: over its parameters.
-        pieces: what it sees; of several equal ones the gradients are averaged, which is the gradient of the whole
-            batch wherever pictures do not meet: in batch norms, and where they are compared with one another, they do.
-            It may leave something in each.
+        pieces: what it sees, and where it may leave something. The gradients of several equal ones are averaged, which
+            is the gradient of the whole batch unless its pictures have to do with one another: in batch norms, and
+            where a method compares them.
         accelerator: device and processes.
         precision: of the computation; float32 by default.
         rate: factor on its learning rate.
@@ -454,8 +454,11 @@ def _pieces(tensors: dict[str, Tensor], count: int, *key: int) -> list[Batch]:
 
 
 def _forget_graphs(player: Player, piece: Batch) -> None:
-    """Of a generator's fakes keep the pictures, their graph is used up; those that a discriminator's player asked
-    for are made again when the generator plays, or the graphs of all pieces would have to be kept."""
+    """Free the graphs of a piece before the next one is computed.
+
+    A generator's is used up by then, and its pictures stay, for discriminators that play later. What a discriminator
+    has asked for goes altogether, and the generator makes it again: its graph would have to be kept for every piece.
+    """
     for name in [name for name, tensor in piece.items() if tensor.requires_grad]:
         if player.judges:
             del piece[name]

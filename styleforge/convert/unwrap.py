@@ -33,9 +33,9 @@ class Networks(dict[str, State]):
 def unwrap(tree: Any, *, ema: bool = True) -> Networks:
     """Every network in a tree of :func:`.read_checkpoint`.
 
-    Undone are dictionaries around it (`state_dict`, `model`, `params`, ...), `module.` of DataParallel, once or more,
-    `_orig_mod.` of torch.compile, and the common prefix of each network of a Lightning module or of one that holds
-    generators and discriminators only. Optimisers are left out.
+    Taken off are dictionaries around it (`state_dict`, `model`, `params`, ...), `module.` of DataParallel, once or
+    more, `_orig_mod.` of torch.compile, and the common prefix of each network of a Lightning module or of one that
+    holds generators and discriminators only. Optimisers are left out.
 
     Args:
         tree: dictionaries and lists of plain values and tensors.

@@ -72,7 +72,7 @@ class Policy:
     keep: int = 1800
 
 
-# ---------------------------------------------------------------------------------------------- what is said
+# -- what is said --
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def guard(page: gr.Blocks, policy: Policy) -> None:
     page.process_api = process_api
 
 
-# ------------------------------------------------------------------------------------------ what is taken in
+# -- what is taken in --
 
 
 def refuse_addresses(inputs: Any) -> None:
