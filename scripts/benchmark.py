@@ -121,7 +121,7 @@ def our_step(width: int, blocks: int, a: torch.Tensor, b: torch.Tensor, precisio
         "cyclegan", {"width": width, "blocks": blocks, "discriminator_width": width, "upsample": "transpose"}
     ).to(a.device)
     players = method.players()
-    optimizers = {p.name: torch.optim.Adam(p.parameters(), p.lr, p.betas) for p in players}
+    optimizers = {p.name: p.optimizer() for p in players}
     count = iter(range(10**9))
 
     def step() -> None:
@@ -180,14 +180,9 @@ def stylising(size: int, rounds: int) -> dict[str, float]:
         return in_turns({"stock": lambda: stock(tensor), "ours": lambda: pipe(image)}, rounds)
 
 
-def training(size: int, rounds: int) -> dict[str, float]:
+def training(size: int, rounds: int, precision: str) -> dict[str, float]:
     a, b = torch.rand(2, 1, 3, size, size) * 2 - 1
-    return in_turns({"stock": stock_step(64, 9, a, b), "ours fp32": our_step(64, 9, a, b, "fp32")}, rounds)
-
-
-def training_bf16(size: int, rounds: int) -> dict[str, float]:
-    a, b = torch.rand(2, 1, 3, size, size) * 2 - 1
-    return in_turns({"stock": stock_step(64, 9, a, b), "ours bf16": our_step(64, 9, a, b, "bf16")}, rounds)
+    return in_turns({"stock": stock_step(64, 9, a, b), "ours": our_step(64, 9, a, b, precision)}, rounds)
 
 
 def memory(size: int) -> dict[str, float]:
@@ -471,7 +466,7 @@ def exported(name: str, folder: str) -> tuple[str, str]:
 # -- what is printed --
 
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {
-    f.__name__: f for f in (loading, stylising, training, training_bf16, memory, large, gpu)
+    f.__name__: f for f in (loading, stylising, training, memory, large, gpu)
 }
 SIDES = ("ours", "float32", "onnx", "compiled")  # beside `stock`
 NAMES = 22  # width of the first column
@@ -553,10 +548,7 @@ def compare_with_stock(rounds: int, size: int, show: Callable[[str], None]) -> l
     """Loading, stylising and training beside the stock network, and the memory of one picture."""
     jobs = [("load, from its file (s)", "loading", (rounds,))]
     jobs += [(f"stylise {s} px, PIL to PIL (s)", "stylising", (s, rounds)) for s in (256, 512)]
-    jobs += [
-        (f"CycleGAN step, {size} px, batch 1, fp32 (s)", "training", (size, rounds)),
-        (f"CycleGAN step, {size} px, batch 1, bf16 (s)", "training_bf16", (size, rounds)),
-    ]
+    jobs += [(f"CycleGAN step, {size} px, batch 1, {p} (s)", "training", (size, rounds, p)) for p in ("fp32", "bf16")]
     rows = []
     show(f"\nResNet-9, width 64 (11 M parameters)\n{'':44}{'stock':>10}{'ours':>10}  stock/ours")
     for title, job, arguments in jobs:
