@@ -53,12 +53,13 @@ def sheet(
     path: Path, method: Method, styles: dict[str, Any], shown: list[dict[str, Tensor]], device: torch.device
 ) -> None:
     """A picture with one row for each preview picture: source, styled, and what the method adds."""
-    columns = []
+    drawn = []
     with evaluating(*styles.values()):
-        for number, images_of_row in enumerate(shown):
-            here = {domain: image.to(device) for domain, image in images_of_row.items()}
-            columns.append(torch.cat(list(method.preview(here, styles, rng.generator("preview", number)).values()), 3))
-    images.save(images.to_pil(torch.cat(columns, 2)), path, quality=92)
+        for number, row in enumerate(shown):
+            here = {domain: image.to(device) for domain, image in row.items()}
+            columns = method.preview(here, styles, rng.generator("preview", number))
+            drawn.append(torch.cat(list(columns.values()), 3))
+    images.save(images.to_pil(torch.cat(drawn, 2)), path, quality=92)
 
 
 @torch.no_grad()
