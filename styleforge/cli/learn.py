@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .. import configs, methods
 from ..errors import ConfigError, UnknownName
 from .options import JSON, REVISION, Numbers, from_signature, output_option, plain_value, progress_bar
+
+if TYPE_CHECKING:
+    from ..methods.base import Method
 
 
 class Methods(click.Group):
@@ -216,21 +220,19 @@ def _train_command(name: str) -> click.Command:
     method = methods.find(name)  # loads torch
     from ..runs import TrainConfig, run_defaults
 
-    run, method_settings = _run_parameters(name), dict(configs.schema(method.__init__))
-    defaults = methods.settings(name)
-    method_settings.pop("size", None)  # is that of the run
+    run, own, usual = _run_parameters(name), _own_parameters(method), methods.settings(name)
 
-    def callback(fit: bool, max_memory: float | None, **values: Any) -> None:
-        chosen = {k: v for k, v in values.items() if k in method_settings and v != plain_value(defaults.get(k))}
-        plain = {k: v for k, v in values.items() if k in run}
+    def callback(**values: Any) -> None:
         told = click.get_current_context().default_map or {}  # by --config
-        _start(TrainConfig(method=name, settings=chosen, adapt=told.get("adapt"), **plain), fit, max_memory)
+        settings = _changed(values, (k for k in values if k in own), usual)  # as they were typed
+        config = TrainConfig(method=name, settings=settings, adapt=told.get("adapt"), **{k: values[k] for k in run})
+        _start(config, values["fit"], values["max_memory"])
 
     options = [
         _config_option(name),
         *from_signature(run, TrainConfig, run_defaults(name)),
         *_fit_options(),
-        *from_signature(method_settings, method, defaults),
+        *from_signature(own, method, usual),
     ]
     description = f"{methods.METHODS[name].purpose[0].upper()}{methods.METHODS[name].purpose[1:]}. {method.paper}"
     return click.Command(name, callback=callback, params=options, help=description)
@@ -243,25 +245,23 @@ def _adapt_command(style: str, method: str | None, revision: str | None) -> clic
     name, known = settings_for(style, revision, method)
     found = methods.find(name)
     run = {k: p for k, p in _run_parameters(name).items() if k != "init"}
-    own = {k: p for k, p in configs.schema(found.__init__).items() if k != "size"}
+    own, usual = _own_parameters(found), methods.settings(name)
     adaptation = {k: p for k, p in configs.schema(Adaptation.__init__).items() if k not in ("base", "revision")}
-    defaults = {**methods.settings(name), **known}
-    size = known.pop("size", None)
 
     def callback(**values: Any) -> None:
-        usual = methods.settings(name)
-        settings = {k: values[k] for k in own if values[k] != plain_value(usual.get(k))}
-        chosen = {k: values[k] for k in adaptation if values[k] != configs.defaults(Adaptation.__init__)[k]}
-        start = {"base": style, "revision": revision, **chosen}
+        settings = _changed(values, own, usual)
+        changes = _changed(values, adaptation, configs.defaults(Adaptation.__init__))
+        start = {"base": style, "revision": revision, **changes}
         config = TrainConfig(method=name, settings=settings, adapt=start, **{k: values[k] for k in run})
         _start(config, values["fit"], values["max_memory"])
 
-    few = {**run_defaults(name), **({"size": size} if size else {}), "steps": 2000, "save_every": 200}
+    size = {"size": known["size"]} if known.get("size") else {}
+    few = {**run_defaults(name), **size, "steps": 2000, "save_every": 200}
     options = [
         *from_signature(run, TrainConfig, few),
         *_fit_options(),
         *from_signature(adaptation, Adaptation, {}),
-        *from_signature({k: p for k, p in own.items() if k not in adaptation}, found, defaults),
+        *from_signature({k: p for k, p in own.items() if k not in adaptation}, found, {**usual, **known}),
     ]
     words = f"Go on from {style} with {name}. {found.paper}"
     return click.Command(style, callback=callback, params=options, help=words)
@@ -287,6 +287,16 @@ def _run_parameters(name: str) -> dict[str, inspect.Parameter]:
     else:
         run["source"] = run["source"].replace(default=inspect.Parameter.empty)
     return run
+
+
+def _own_parameters(method: type[Method]) -> dict[str, inspect.Parameter]:
+    """The settings of a method; its size is that of the run."""
+    return {k: p for k, p in configs.schema(method.__init__).items() if k != "size"}
+
+
+def _changed(values: dict[str, Any], parameters: Iterable[str], usual: dict[str, Any]) -> dict[str, Any]:
+    """What is given for some parameters and is not the default."""
+    return {k: values[k] for k in parameters if values[k] != plain_value(usual.get(k))}
 
 
 def _start(config: Any, fit: bool, max_memory: float | None) -> None:
