@@ -60,7 +60,7 @@ PLACES = re.compile(
     r"/[^\s)`'\"|<>]+|\b[A-Za-z]:\\[^\s)`'\"|<>]+|\bfile://\S+"
 )
 LEFT = {
-    re.escape(SOMEWHERE): f"'{SOMEWHERE}' stands where the name of the repository belongs; give --repo",
+    re.escape(SOMEWHERE): f"`{SOMEWHERE}` stands where the name of the repository belongs; give --repo",
     r"\[More Information Needed\]|\bTODO\b|\bFIXME\b": "something is still to be written",
     r"\{\{|\{%": "a placeholder of a template",
 }
@@ -152,7 +152,7 @@ def _everywhere(text: str, strict: Literal["error", "warning"]) -> Iterator[Prob
         for pattern, words in LEFT.items():
             if re.search(pattern, line):
                 severity = strict if SOMEWHERE in line else "warning"
-                yield Problem("placeholder", f"{words}.".replace("'", "`"), severity, number)
+                yield Problem("placeholder", f"{words}.", severity, number)
 
 
 # -- the page --
@@ -252,13 +252,13 @@ def _types(data: dict[str, Any], wrong: Wrong) -> Iterator[Problem]:
             words = f"The Hub knows no key '{key}'. {nearest(str(key), KEYS)}Rename or remove it."
             yield wrong("key", words, str(key), "warning")
             continue
-        several = isinstance(value, list) and key in TEXTS | {"tags"}
-        if key in TEXTS | TEXT | {"tags"} and not several and (not isinstance(value, str) or key == "tags"):
+        if isinstance(value, list) and key in TEXTS | {"tags"}:
+            for item in value:
+                if not isinstance(item, str):
+                    yield wrong("type", f"`{key}` holds {item!r}, which is no text; put it in quotes.", key)
+        elif key == "tags" or (key in TEXT | TEXTS and not isinstance(value, str)):
             kind = "a list of texts" if key == "tags" else "a text"
             yield wrong("type", f"`{key}` is {value!r}, not {kind}; in doubt put it in quotes.", key)
-        for item in value if several else []:
-            if not isinstance(item, str):
-                yield wrong("type", f"`{key}` holds {item!r}, which is no text; put it in quotes.", key)
     for key in ("datasets", "base_model"):
         for name in _several(data.get(key)):
             if not REPOSITORY.fullmatch(name):
