@@ -107,7 +107,7 @@ def launch(
 
 
 def _settings(face: Face, names: list[str], first: Style) -> dict[str, Any]:
-    """The style and its settings, for all tabs."""
+    """The style and its settings, for all tabs; in the order in which the functions of :class:`Face` take them."""
     seen = gr.State([])
     gallery = _tiles(face.gallery(), "Styles", columns=2, selected_index=0)
     hub = face.policy.hub
@@ -134,8 +134,14 @@ def _settings(face: Face, names: list[str], first: Style) -> dict[str, Any]:
         show_progress_on=facts,
         concurrency_id="styles",
     )
-    keys = ("style", "strength", "preserve_color", "style_scale", "reference", "number")
-    return dict(zip(keys, (style, strength, color, scale, reference, number), strict=True))
+    return {
+        "style": style,
+        "strength": strength,
+        "preserve_color": color,
+        "style_scale": scale,
+        "reference": reference,
+        "number": number,
+    }
 
 
 def _tiles(pictures: list[tuple[Image.Image, str]], label: str, **options: Any) -> gr.Gallery:
