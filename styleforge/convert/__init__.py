@@ -149,10 +149,7 @@ def convert_checkpoint(
     told = {"_class_name": type(main).__name__, **main.config} if isinstance(main, PretrainedMixin) else {}
     provenance = {"files": {c.file: c.sha256 for c in checkpoints}, "family": word, "project": project}
     provenance |= {"license": license} if license else {}
-    training = plan(networks) if "generator" in networks else None
-    if isinstance(training, str):
-        notes.append(f"Its other networks are left out: {training}.")
-        training = None
+    training = plan(networks, notes) if "generator" in networks else None
     converted = Converted(networks, word, told, provenance, tuple(dict.fromkeys(notes)), name, training)
     if output is not None:
         converted.save(output)

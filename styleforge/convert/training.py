@@ -19,6 +19,7 @@ from ..models import (
     UGATITGenerator,
     UNetGenerator,
 )
+from .family import shapes_of
 
 Networks = Mapping[str, nn.Module]
 
@@ -40,22 +41,28 @@ class Plan(NamedTuple):
     players: dict[str, nn.Module]
 
 
-def plan(networks: Networks) -> Plan | str | None:
-    """The method that a style can be trained on with, by networks by role.
+def plan(networks: Networks, notes: list[str]) -> Plan | None:
+    """The method that a style can be trained on with.
 
-    Returns:
-        In place of it a reason why there is none; None when there is nothing beside the style.
+    Args:
+        networks: by role.
+        notes: where it is told when there are networks beside the style and no method trains them.
     """
     others = [role for role in networks if not role.startswith("generator")]
     if not others:
         return None
-    found = _plan(networks)
+    found = _by_kind(networks)
     if found is None:
-        return f"no method of ours has these beside the style: {', '.join(others)}"
-    with torch.device("meta"):
-        method = methods.build(found.method, found.settings)
-    problem = _difference(method, networks, found.players)
-    return f"the method {found.method} trains others: {problem}" if problem else found
+        problem = f"no method of ours has these beside the style: {', '.join(others)}"
+    else:
+        with torch.device("meta"):
+            method = methods.build(found.method, found.settings)
+        difference = _difference(method, networks, found.players)
+        if not difference:
+            return found
+        problem = f"the method {found.method} trains others: {difference}"
+    notes.append(f"Its other networks are left out: {problem}.")
+    return None
 
 
 def write_training(found: Plan, folder: Path) -> None:
@@ -70,8 +77,8 @@ def write_training(found: Plan, folder: Path) -> None:
     adaptation.save_training(method, folder, recipe)
 
 
-def _plan(networks: Networks) -> Plan | None:
-    """By the kind of the generator, and the roles of the others."""
+def _by_kind(networks: Networks) -> Plan | None:
+    """The plan by the kind of the generator, and the roles of the others."""
     generator, judge, roles = networks["generator"], networks.get("discriminator"), set(networks)
     if isinstance(generator, UGATITGenerator) and len(roles) == 6:
         return _ugatit(networks)
@@ -126,10 +133,6 @@ def _difference(method: Method, networks: Networks, players: Networks) -> str:
         for key, value in theirs.config.items() if isinstance(theirs, PretrainedMixin) else ():
             if ours.config[key] != value:
                 return f"{type(ours).__name__} with {key} {ours.config[key]!r}, and not {value!r}"
-        if _shapes(ours) != _shapes(theirs):
+        if shapes_of(ours.state_dict()) != shapes_of(theirs.state_dict()):
             return f"another {type(ours).__name__}"
     return ""
-
-
-def _shapes(network: nn.Module) -> dict[str, torch.Size]:
-    return {key: tensor.shape for key, tensor in network.state_dict().items()}
