@@ -216,9 +216,9 @@ def _train(config: TrainConfig, on_step: Callable[[Progress], None] | None, open
         method.estimate(_first_batches(config, method, pictures, device))
     draws = draw(step)
     good = step, state.tensors(copy=True), state.facts()
-    ending = finished = bool(quality and found and quality.plateau)
+    ending = finished = bool(quality and found and quality.plateau)  # what has ended for want of gain does not go on
     worked = 0.0
-    opened.callback(lambda: draws.close())
+    opened.callback(lambda: draws.close())  # those of that time: a rollback begins others
     with _stop_signals() as stopped:
         while step < config.steps and not ending:
             begin = time.perf_counter()
@@ -236,8 +236,9 @@ def _train(config: TrainConfig, on_step: Callable[[Progress], None] | None, open
                 pieces = _pieces(tensors, config.accumulate, *key)
                 for player in players:
                     if turn < player.turns:
-                        optimizer, clips = optimizers[player.name], (config.clip, config.clip_value)
-                        terms |= play(player, optimizer, pieces, accelerator, precision, rate, *clips)
+                        optimizer = optimizers[player.name]
+                        clips = {"clip": config.clip, "clip_value": config.clip_value}
+                        terms |= play(player, optimizer, pieces, accelerator, precision, rate, **clips)
                 precision.update()
 
             # Watch: a step that went wrong is taken back, and left out the next time.
