@@ -218,6 +218,23 @@ def test_settings_that_cannot_be_used(photos, ready, tmp_path, options, words):
     assert not (tmp_path / "study").exists()
 
 
+def test_pictures_of_others_in_the_folder_of_a_study_stay(photos, ready, tmp_path):
+    paint(tmp_path / "study" / "pictures" / "holiday.png")
+    paint(tmp_path / "study" / "pictures" / "album" / "cat.png")
+    survey.prepare(ready("a", "b"), photos, tmp_path / "study")
+    assert len(list((tmp_path / "study" / "pictures").rglob("*.png"))) == 4 * 3 + 2
+
+
+def test_a_study_is_not_made_among_the_pictures_that_it_shows(photos, ready, tmp_path):
+    """Going on, it would take its own pictures for some of those to be styled."""
+    competitors, before = ready("a", "b"), sorted(photos.rglob("*"))
+    (tmp_path / "pictures").symlink_to(photos)
+    for output in (photos, photos / "study", tmp_path):
+        with pytest.raises(ConfigError, match="among those that it is made of.*Give another folder"):
+            survey.prepare(competitors, photos, output)
+    assert sorted(photos.rglob("*")) == before
+
+
 def test_competitors_that_cannot_be_used(photos, ready, tmp_path):
     a, b = ready("a", "b")
     with pytest.raises(ConfigError, match="Competitors cannot be used: found 1"):

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations, islice
@@ -31,6 +32,7 @@ QUESTION = "Which picture do you like {}?"
 MANIFEST, PICTURES, VOTES = "study.json", "pictures", "votes.sqlite"
 SOURCE = "source"
 MOST_AT_ONCE = 6  # more buttons than that do not fit beside each other on a phone
+OURS = re.compile(r"[0-9a-f]{20}\.png")  # names of pictures, see _scene
 RATIO_TOLERANCE = 0.02  # rounding of sides, and the crop to a multiple of 4 that many networks make
 
 Competitor = StylePipeline | str | os.PathLike[str]
@@ -175,12 +177,14 @@ def prepare(
         The study. `study.json` is written last: without it there is no study.
 
     Raises:
-        ConfigError: a setting that cannot be used, equal or odd names, or a folder with another study and its votes.
+        ConfigError: a setting that cannot be used, equal or odd names, or a folder with another study and its votes, or
+            one whose pictures would lie among those of `images`.
         DataError: no pictures, or a folder of ready pictures where one is missing or has another shape.
         RepoError, WeightsError, ImageError: a style or a picture that cannot be used.
     """
     named = _name(competitors)
     _check(len(named) + include_source, size, pictures, way, per_session, checks)
+    _check_apart(Path(images), Path(output) / PICTURES)
     makers: dict[str, _Maker] = {name: _maker(given, reference) for name, given in named.items()}
     compete = [*makers, SOURCE] if include_source else list(makers)
     makers[SOURCE] = _Source()  # always there: voters may look at it
@@ -322,6 +326,18 @@ def _check(count: int, size: int, pictures: int | None, way: int, per_session: i
             raise ConfigError(f"{what} cannot be used", found=value, allowed=allowed, todo="Give another number.")
 
 
+def _check_apart(given: Path, made: Path) -> None:
+    """Pictures of a study among those that it is made of would be styled in their turn when it goes on."""
+    inner, outer = given.resolve(), made.resolve()
+    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
+        raise ConfigError(
+            "The pictures of a study would lie among those that it is made of",
+            found=f"{made} and {given}",
+            allowed="neither within the other",
+            todo="Give another folder for the study (--output).",
+        )
+
+
 # -------------------------------------------------------------------------------------------- pictures
 
 
@@ -417,7 +433,7 @@ def _write(study: Study, settings: dict[str, Any]) -> None:
     table = {"format": 1, **settings, "scenes": [asdict(scene) for scene in study.scenes], "sha256": hashes}
     files.write_text(study.folder / MANIFEST, json.dumps(table, indent=2, ensure_ascii=False) + "\n")
     for file in folder.iterdir():
-        if file.name not in hashes:
+        if OURS.fullmatch(file.name) and file.name not in hashes:  # somebody may keep pictures of his own there
             file.unlink()
 
 
