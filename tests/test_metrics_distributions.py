@@ -8,7 +8,7 @@ import torch
 from test_metrics import pictures, rows
 
 from styleforge import features, rng
-from styleforge.errors import ConfigError, UnknownName
+from styleforge.errors import ConfigError, ImageError, UnknownName
 from styleforge.metrics import FID, KID, Diversity, PrecisionRecall, bootstrap, cache
 from styleforge.metrics.artfid import artfid, content_distance
 from styleforge.metrics.diversity import doubled, spread
@@ -94,6 +94,26 @@ def test_the_fid_of_moments_is_that_of_rows(network):
         metric._take("real", part)
     metric._take("fake", y + 0.5)
     assert metric.compute()[metric.name] == pytest.approx(fid(x, y + 0.5), rel=1e-6)
+
+
+@pytest.mark.parametrize("metric", [FID, PrecisionRecall, Diversity, KID])
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (torch.full((2, 3, 32, 32), 255.0), "values up to 255"),
+        (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), "uint8"),
+        (torch.full((2, 3, 32, 32), torch.nan), "NaN"),
+        (torch.zeros(2, 1, 32, 32), r"\(2, 1, 32, 32\)"),
+        (torch.zeros(3, 32, 32), r"\(3, 32, 32\)"),
+        (torch.zeros(0, 3, 32, 32), r"\(0, 3, 32, 32\).*Stack"),
+    ],
+)
+def test_no_network_looks_at_what_is_no_picture_and_neither_set_grows(metric, images, words, network):
+    seen = metric(network, layer="relu1_1")
+    before = {name: rows.clone() for name, rows in seen._rows.items()}
+    with pytest.raises(ImageError, match=f"cannot be measured.*{words}"):
+        seen.update(real=pictures(2, "real"), fake=images)
+    assert all(torch.equal(rows, before[name]) for name, rows in seen._rows.items())
 
 
 @pytest.mark.parametrize("metric", [FID, PrecisionRecall, Diversity, KID])

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..features import VGG19, FeatureNetwork, SqueezeNet
 from ..precision import full
-from .pictures import Sets
+from .pictures import Sets, check
 
 # The last layer before the classifier, as in the paper of KID, and of VGG-19 the deepest that all known files have.
 # Layers in the middle are less noisy, but right textures alone please them: the pictures of one style that shows a
@@ -73,6 +73,7 @@ class FeatureMetric(Sets):
 
     def look(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] to rows (B, d); see :func:`pool`."""
+        check(images)
         return pool(look(self.features, images, [self.layer])[self.layer])
 
 

@@ -48,11 +48,11 @@ def check(*images: Tensor, smallest: int = 1) -> None:
     """Raise :class:`ImageError` unless these are pictures of one shape; see :func:`exact`."""
     for x in images:
         problem = None
-        if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
+        if x.ndim != 4 or x.shape[1] != 3 or not len(x) or not x.is_floating_point():
             problem = f"{tuple(x.shape)} {x.dtype}", "(B, 3, H, W) of floats", "Stack pictures to a batch."
         elif x.shape != images[0].shape:
             problem = f"{tuple(images[0].shape)} and {tuple(x.shape)}", "the same shape", "Resize one to the other."
-        elif min(x.shape) < 1 or min(x.shape[2:]) < smallest:
+        elif min(x.shape[2:]) < smallest:
             problem = f"{tuple(x.shape)}", f"at least {smallest} pixels a side", "Take larger pictures."
         elif not x.isfinite().all():
             problem = "NaN or infinity", "numbers", "Look at what made these pictures."
@@ -157,6 +157,7 @@ class Sets(Rows, ABC):
         Raises:
             ImageError: see :func:`exact`.
         """
-        for name, images in (("real", real), ("fake", fake)):
-            if images is not None:
-                self._take(name, self.look(images))
+        given = {"real": real, "fake": fake}
+        found = {name: self.look(images) for name, images in given.items() if images is not None}
+        for name, rows in found.items():
+            self._take(name, rows)
