@@ -66,6 +66,16 @@ def test_fid_of_pytorch_fid_and_clean_fid():
     assert few == pytest.approx(values["fid_rank_deficient_pytorch_fid (first D//2 rows of each)"], rel=1e-3)
 
 
+def test_the_fid_of_a_set_and_itself_is_not_negative_nor_is_its_interval():
+    """Rounding left some of them below 0 by 1e-14, so their intervals, which are moved back, did not end at 0."""
+    for count, width in ((12, 16), (40, 12), (10, 64)):
+        for seed in range(4):
+            x = torch.randn(count, width, dtype=torch.float64, generator=rng.generator(seed))
+            times = (bootstrap.draws(count, 100, name) for name in "xy")
+            found = bootstrap.estimate(fids(x, x.flip(0), *times))
+            assert 0 <= found.low <= found.value < 1e-12 < found.high
+
+
 def test_the_fid_of_pictures_bears_the_name_of_its_network(network):
     real, fake = pictures(40, "real"), pictures(30, "fake") * 0.5
     expected = fid(*(pool(look(network, batch, ["relu2_1"])["relu2_1"]) for batch in (real, fake)))

@@ -96,7 +96,7 @@ def color_distance(real: Tensor, fake: Tensor) -> float:
         0 for the same mean and covariance of colors. When all colors move alike, it is by how much (Delta E 1976).
     """
     normals = [part for rows in (real, fake) for part in _normal(rows.mean(0))]
-    return max(frechet(*normals), 0.0) ** 0.5
+    return frechet(*normals) ** 0.5
 
 
 class ColorShift(Pairs):

@@ -93,7 +93,8 @@ def _distance(mean_x: Tensor, x: Tensor, mean_y: Tensor, y: Tensor) -> Tensor:
     is taken, and covariances without full rank need no care.
     """
     cross = torch.linalg.svdvals(x @ y.T).sum()
-    return (mean_x - mean_y).square().sum() + x.square().sum() + y.square().sum() - 2 * cross
+    distance = (mean_x - mean_y).square().sum() + x.square().sum() + y.square().sum() - 2 * cross
+    return distance.clamp_min(0)  # of equal sets rounding leaves a little on either side
 
 
 def _spread(rows: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
