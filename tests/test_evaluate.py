@@ -100,6 +100,18 @@ def test_figures_bear_the_name_of_their_network(found):
     assert any("random weights" in warning for warning in found.warnings)
 
 
+def test_the_protocol_names_the_folders_that_were_given(world, tmp_path):
+    """Held-out pictures are often links to those of another folder, or lie in folders of their own."""
+    paint(tmp_path / "held-out" / "sea", 2, "photos")
+    (tmp_path / "chosen").mkdir()
+    for file in (world / "paintings").iterdir():
+        (tmp_path / "chosen" / file.name).symlink_to(file)
+    given = {"source": tmp_path / "held-out", "target": tmp_path / "chosen", "judge": None}
+    split = measure(world, world / "run", tmp_path / "out", **given).protocol["split"]
+    root = tmp_path.resolve().name
+    assert re.fullmatch(rf"{root}/held-out \(\w{{12}}\) against {root}/chosen \(\w{{12}}\)", split)
+
+
 def test_the_page_is_whole(world, found):
     page = (world / "out" / "report.html").read_text()
     assert all(name in page for name in found.metrics) and found.protocol["feature_sha256"] in page

@@ -181,15 +181,16 @@ def _title(style: Given) -> str:
 
 
 def _protocol(studio: Studio, judge: Judge) -> dict[str, Any]:
-    def described(files: list[Path]) -> str:
-        folder = files[0].resolve().parent
+    def described(folder: Path, files: list[Path]) -> str:
+        folder = folder.resolve()
         return f"{folder.parent.name}/{folder.name} ({cache.digest(files)[:12]})"
 
-    split = described(studio.targets)
+    came, wanted = studio.folders
+    split = described(wanted, studio.targets)
     if studio.kinds:
         split += f" damaged by {', '.join(studio.kinds)}"
     else:
-        split = f"{described(studio.sources)} {'against' if studio.task.sets else 'paired with'} {split}"
+        split = f"{described(came, studio.sources)} {'against' if studio.task.sets else 'paired with'} {split}"
     return {
         "split": split,
         "n_source": len(studio.sources),

@@ -52,7 +52,8 @@ class Studio:
         kinds: Sequence[str] = (),
         limit: int | None = None,
     ) -> None:
-        self.task, self.folder, self.size, self.seed, self.kinds = task, Path(source or target), size, seed, kinds
+        self.task, self.size, self.seed, self.kinds = task, size, seed, kinds
+        self.folders = Path(source or target), Path(target)
         if task.sets:
             self.sources, self.targets = (chosen(list_pictures(folder), limit) for folder in (source, target))
             generator = rng.generator(seed, "painting")
@@ -88,7 +89,7 @@ class Studio:
                 where=style,
                 todo="Give a style, or the damaged pictures as source, with pairs.",
             )
-        ready = _match(self.sources, self.folder, style)
+        ready = _match(self.sources, self.folders[0], style)
         self.makers[name] = lambda draw: self.square(ready[draw.number])
         if odd := sum(not _alike(*map(_size, pair)) for pair in zip(self.sources, ready, strict=True)):
             self.warnings.append(
