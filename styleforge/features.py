@@ -280,12 +280,7 @@ def fill(network: FeatureNetwork, source: str | os.PathLike[str]) -> None:
         preset, tensors = read(source)
     wanted = _shapes(network)
     if any(name not in tensors or tensors[name].shape != shape for name, shape in wanted.items()):
-        raise WeightsMismatch(
-            "These weights are for another feature network",
-            where=source,
-            found=preset,
-            todo=f"Choose the backbone {preset!r}, or weights for the one that was chosen.",
-        )
+        raise _mismatch(source, preset)
     network.load_state_dict({name: tensors[name] for name in wanted})
 
 
@@ -298,7 +293,7 @@ def load(source: str | os.PathLike[str], *, last: str | None = None) -> FeatureN
     Args:
         source: see :func:`read`; or "random" and "random-16x", VGG-19 of either size with random weights, the
             same every time, for tests.
-        last: deepest layer that will be asked for.
+        last: deepest layer of VGG-19 that will be asked for; all of the network when None.
 
     Raises: as :func:`read`.
     """
@@ -307,7 +302,9 @@ def load(source: str | os.PathLike[str], *, last: str | None = None) -> FeatureN
         network = _random(str(source), **options)
     else:
         preset, tensors = read(source)
-        if PRESETS[preset][0] is VGG19 and last is None:  # a file may end early
+        if not _is_vgg(preset) and last is not None:  # a layer of VGG-19's, which is what losses look through
+            raise _mismatch(source, preset)
+        if _is_vgg(preset) and last is None:  # a file may end early
             last = next(f"relu{layer}" for layer in reversed(VGG_LAYERS) if f"convs.conv{layer}.weight" in tensors)
             options = {"last": last}
         network = build(preset, **options)
@@ -360,6 +357,20 @@ def _fits(preset: str, names: Mapping[str, str], header: Mapping[str, weights.Te
     with torch.device("meta"):
         expected = _shapes(build(preset))
     return all(header[names[ours]].shape == shape for ours, shape in expected.items() if names[ours] in header)
+
+
+def _is_vgg(preset: str) -> bool:
+    return PRESETS[preset][0] is VGG19
+
+
+def _mismatch(source: object, preset: str) -> WeightsMismatch:
+    choose = f"Choose the backbone {preset!r}, or weights for the one that was chosen."
+    return WeightsMismatch(
+        "These weights are for another feature network",
+        where=source,
+        found=preset,
+        todo=choose if _is_vgg(preset) else "Give weights of VGG-19: this network only judges (--judge).",
+    )
 
 
 def _check_layers(layers: Sequence[str], known: Collection[str]) -> None:

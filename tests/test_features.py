@@ -122,6 +122,17 @@ def test_an_encoder_is_filled_by_weights_of_its_own_kind_only(tmp_path):
     features.fill(encoder, "random-16x")
 
 
+def test_a_network_that_only_judges_is_none_to_train_through(tmp_path):
+    _, tensors = foreign("squeezenet")
+    save_file(tensors, tmp_path / "x.safetensors")
+    for use in (
+        lambda: features.load(tmp_path / "x.safetensors", last="relu4_1"),
+        lambda: features.fill(features.build("vgg19-16x", last="relu1_2"), tmp_path / "x.safetensors"),
+    ):
+        with pytest.raises(WeightsMismatch, match="found squeezenet.*Give weights of VGG-19"):
+            use()
+
+
 @pytest.fixture
 def published(hub, monkeypatch):
     """A VGG-19 that ends after its second convolution, on the Hub of the tests, in place of timm's."""
