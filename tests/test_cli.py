@@ -575,6 +575,12 @@ def test_a_survey_from_preparing_to_results(call, style, trained, tmp_path):
     assert code == 1 and "The votes cannot be read" in err and not list(tmp_path.rglob("*.sqlite"))
 
 
+@pytest.mark.parametrize("command", [("demo",), ("survey", "serve", "study")], ids=["demo", "survey"])
+def test_a_port_that_no_machine_has(call, command):
+    code, _, err = call(*command, "--port", "99999")
+    assert code == 2 and "1<=x<=65535" in err
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_shells_complete(call, shell):
     code, out, _ = call("completion", shell)

@@ -127,7 +127,7 @@ def styles(hub: bool, search: str | None, as_json: bool) -> None:
 @click.command()
 @click.argument("styles", nargs=-1)
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 lets other machines in.")
-@click.option("--port", type=int, help="The next free one by default.")
+@click.option("--port", type=click.IntRange(1, 65535), help="The next free one by default.")
 @click.option("--share", is_flag=True, help="Make an address that anybody can open, through gradio's servers.")
 def demo(styles: tuple[str, ...], host: str, port: int | None, share: bool) -> None:
     """Open the page of the Space on this machine, with STYLES or all that are bundled (extra 'demo')."""
@@ -166,7 +166,7 @@ def prepare(competitors: tuple[str, ...], output: Path, **options: Any) -> None:
 @survey.command()
 @click.argument("study", type=click.Path(path_type=Path))
 @click.option("--host", "server_name", default="127.0.0.1", show_default=True, help="0.0.0.0 lets other machines in.")
-@click.option("--port", "server_port", type=int, help="The next free one by default.")
+@click.option("--port", "server_port", type=click.IntRange(1, 65535), help="The next free one by default.")
 @click.option("--database", type=click.Path(path_type=Path), help="Of the votes; in the study's folder by default.")
 @click.option("--dataset", help="On the Hub, to copy the votes to.")
 def serve(study: Path, **options: Any) -> None:
