@@ -100,6 +100,15 @@ def test_figures_bear_the_name_of_their_network(found):
     assert any("random weights" in warning for warning in found.warnings)
 
 
+def test_one_painting_over_and_over_has_no_diversity_to_compare_with(world, tmp_path):
+    (tmp_path / "copies").mkdir()
+    for number in range(8):
+        shutil.copy(world / "paintings" / "paintings-0.png", tmp_path / "copies" / f"{number}.png")
+    found = measure(world, world / "run", tmp_path / "out", target=tmp_path / "copies")
+    names = {name.split(" (")[0] for name in found.metrics}
+    assert set(MEASURES) - names == {"diversity"}
+
+
 def test_the_protocol_names_the_folders_that_were_given(world, tmp_path):
     """Held-out pictures are often links to those of another folder, or lie in folders of their own."""
     paint(tmp_path / "held-out" / "sea", 2, "photos")
