@@ -66,6 +66,16 @@ def test_fid_of_pytorch_fid_and_clean_fid():
     assert few == pytest.approx(values["fid_rank_deficient_pytorch_fid (first D//2 rows of each)"], rel=1e-3)
 
 
+def test_a_draw_of_one_picture_alone_spoils_no_interval():
+    """Of 8 pictures one in 2 million draws is so, of 1000 draws of two sets one in a thousand has one."""
+    x, y = rows(8, "x"), rows(8, "y", shift=0.5)
+    times = [bootstrap.draws(8, 50, name) for name in "xy"]
+    expected = bootstrap.estimate(kids(x, y, *times))
+    alone = torch.nn.functional.one_hot(torch.tensor([3]), 8) * 8.0
+    found = bootstrap.estimate(kids(x, y, *(torch.cat([each, alone]) for each in times)))
+    assert found == expected
+
+
 def test_the_fid_of_a_set_and_itself_is_not_negative_nor_is_its_interval():
     """Rounding left some of them below 0 by 1e-14, so their intervals, which are moved back, did not end at 0."""
     for count, width in ((12, 16), (40, 12), (10, 64)):

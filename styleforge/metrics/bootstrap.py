@@ -76,6 +76,7 @@ def estimate(values: Tensor) -> Estimate:
     counts different ones (FID, for instance) is biased by that. What is never negative stays so.
     """
     value, drawn = values[0], values[1:]
+    drawn = drawn[drawn.isfinite()]  # of few pictures one may be drawn each time, and has no pairs
     bias = drawn.mean() - value
     bias = bias * (bias.abs() > 3 * drawn.std() / len(drawn) ** 0.5)
     ends = torch.quantile(drawn - bias, torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64))
