@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 from .errors import ConfigError
 
 _TEMPORARY = re.compile(r"\..*-(\d{1,9})-[0-9a-f]{8}\.tmp(\..*)?")
@@ -141,15 +143,7 @@ def _temporary(parent: Path, name: str, suffix: str = "") -> Path:
 
 def _elsewhere(number: int) -> bool:
     """Whether another living process has this number."""
-    if number == os.getpid():
-        return False
-    if os.name == "nt":  # os.kill(number, 0) would be Ctrl-C there
-        return True
-    try:
-        os.kill(number, 0)
-    except OSError as error:
-        return not isinstance(error, ProcessLookupError)  # there, but not ours
-    return True
+    return number != os.getpid() and psutil.pid_exists(number)
 
 
 def _renamed(source: Path, target: Path) -> bool:
