@@ -174,6 +174,6 @@ class MissingExtra(StyleforgeError, ImportError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`"Did you mean 'x'? "`, or an empty string when nothing known resembles `name`."""
-    close = difflib.get_close_matches(str(name).lower(), {k.lower(): k for k in known}, n=1, cutoff=0.5)
     by_lower = {k.lower(): k for k in known}
+    close = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
     return f"Did you mean '{by_lower[close[0]]}'? " if close else ""
