@@ -418,7 +418,14 @@ def find_region(
         MissingExtra: transformers is not installed.
     """
     picture = images.read(image, policy)
-    found = _regions(segment(picture, segmenter))
+    return pick_region(picture, name, segment(picture, segmenter), fit=fit, policy=policy)
+
+
+def pick_region(
+    picture: Picture, name: str, segments: Any, *, fit: bool = False, policy: ImagePolicy = DEFAULT_POLICY
+) -> Tensor:
+    """As :func:`find_region`, from `segments`: what :func:`segment` gave for the picture."""
+    found = _regions(segments)
     covered: dict[str, Tensor] = {}
     for label, mask in found:
         mask = read_mask(mask, picture.size, fit=fit, policy=policy, photo=picture.source)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import reprlib
@@ -208,7 +207,8 @@ class StylePipeline:
 
         def made(one: Any) -> Any:
             picture = images.read(one, self.policy)
-            region = None if where is None else self._region(picture, where, mask_fit, feather, segmenter)
+            segments = control.segment(picture, segmenter) if isinstance(where, str) else None
+            region = None if where is None else self._region(picture, where, mask_fit, feather, segments)
             return self._made(picture, region, options, how, output_type)
 
         if isinstance(image, (list, tuple)) or (isinstance(image, (Tensor, np.ndarray)) and image.ndim == 4):
@@ -357,17 +357,10 @@ class StylePipeline:
             shortcut = self._shortcut = kind(self.model)
         return engine.run(self.model, image, into=into, fast=self.fast, shortcut=shortcut, options=options, **given)
 
-    def _region(
-        self,
-        picture: Picture,
-        where: Picture | str,
-        fit: bool,
-        feather: float,
-        segmenter: control.Segmenter | str | None,
-    ) -> Tensor:
-        """(1, 1, H, W) in [0, 1]."""
+    def _region(self, picture: Picture, where: Picture | str, fit: bool, feather: float, segments: Any) -> Tensor:
+        """(1, 1, H, W) in [0, 1]; `segments` is what :func:`control.segment` gave, for a region that is named."""
         if isinstance(where, str):
-            mask = control.find_region(picture, where, segmenter, fit=fit, policy=self.policy)
+            mask = control.pick_region(picture, where, segments, fit=fit, policy=self.policy)
         else:
             mask = control.read_mask(where, picture.size, fit=fit, photo=picture.source)
         return control.feather(mask, feather)
@@ -497,10 +490,11 @@ def style_regions(
         (pipe, control.read_where(mask, segmenter, policy), pipe._style_options(style if pipe in takers else None))
         for pipe, mask in pairs
     ]
-    found = functools.cache(lambda: control.segment(picture, segmenter))
+    named = any(isinstance(where, str) for _, where, _ in plan)
+    segments = control.segment(picture, segmenter) if named else None
     layers = []
     for pipe, where, chosen in plan:
-        region = pipe._region(picture, where, mask_fit, feather, lambda _: found())
+        region = pipe._region(picture, where, mask_fit, feather, segments)
         if region.any():
             layers.append((pipe._style(picture, chosen, how).float().cpu(), region))
     result = control.compose(picture, layers) if layers else picture
