@@ -35,12 +35,12 @@ from PIL import Image
 from torch import Tensor
 
 from . import adaptation, images, methods
-from .errors import ConfigError, ImageError, UnknownName, nearest
+from .errors import ConfigError, UnknownName, nearest
 from .export import network_input
 from .files import replacing_folder
 from .hub import PretrainedMixin
 from .models import AttentionGenerator, UGATITGenerator
-from .models.attention import BLOCK, attention_weights
+from .models.attention import BLOCK, attention_weights, check_point, looks_from
 from .models.ugatit import draw_heatmap
 from .pipeline import LUMA, StylePipeline
 from .samples import evaluating
@@ -291,13 +291,8 @@ def _looks(
     model: AttentionGenerator, source: Tensor, style: Tensor, point: tuple[int, int] | None
 ) -> dict[str, Tensor]:
     """`concentration` (B, 1, H, W), and `looked_at` (B, 1, h, w), of one picture and one of the style."""
-    if point is not None and not all(0 <= at < side for at, side in zip(point, source.shape[2:], strict=True)):
-        raise ImageError(
-            "This point is not in the picture",
-            found=point,
-            allowed=f"rows below {source.shape[2]}, columns below {source.shape[3]}",
-            todo="Give its row and its column, counted from 0.",
-        )
+    if point is not None:
+        check_point(point, source.shape[2:])
     padded, box = images.pad(source.to(style), model.capabilities.multiple, model.capabilities.smallest)
     query, key = model.attention.project(model.extract(padded), model.extract(style), LAYER)
     places, entropies, looks = key[0, 0].numel(), [], 0
@@ -310,6 +305,6 @@ def _looks(
     if point is None:
         looked_at = looks.unflatten(1, key.shape[2:])[:, None]
     else:
-        looked_at = model.attention_map(padded, style, point, LAYER)
+        looked_at = looks_from(point, padded.shape[2:], query, key)
     looked_at = F.interpolate(looked_at / looked_at.amax(), style.shape[2:], mode="bilinear")
     return {"concentration": images.crop(concentration, box), "looked_at": looked_at}

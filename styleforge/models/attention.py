@@ -193,19 +193,27 @@ class AttentionGenerator(PretrainedMixin, tags=["image-to-image", "arbitrary-sty
         Raises:
             ImageError: the point lies outside.
         """
-        if not all(0 <= at < side for at, side in zip(point, image.shape[2:], strict=True)):
-            raise ImageError(
-                "This point is not in the picture",
-                found=point,
-                allowed=f"rows below {image.shape[2]}, columns below {image.shape[3]}",
-                todo="Give its row and its column, counted from 0.",
-            )
+        check_point(point, image.shape[2:])
         query, key = self.attention.project(self.extract(image), self.extract(style), layer)
-        row, column = (
-            at * cells // side for at, cells, side in zip(point, query.shape[2:], image.shape[2:], strict=True)
+        return looks_from(point, image.shape[2:], query, key)
+
+
+def check_point(point: tuple[int, int], size: tuple[int, int]) -> None:
+    """Raise :class:`ImageError` unless the row and the column of `point` lie in a picture of `size`."""
+    if not all(0 <= at < side for at, side in zip(point, size, strict=True)):
+        raise ImageError(
+            "This point is not in the picture",
+            found=point,
+            allowed=f"rows below {size[0]}, columns below {size[1]}",
+            todo="Give its row and its column, counted from 0.",
         )
-        weights = attention_weights(query[:, :, row, column, None], key.flatten(2))
-        return weights.unflatten(2, key.shape[2:])
+
+
+def looks_from(point: tuple[int, int], size: tuple[int, int], query: Tensor, key: Tensor) -> Tensor:
+    """What :meth:`AttentionGenerator.attention_map` gives, for a picture of `size` by what is compared there."""
+    row, column = (at * cells // side for at, cells, side in zip(point, query.shape[2:], size, strict=True))
+    weights = attention_weights(query[:, :, row, column, None], key.flatten(2))
+    return weights.unflatten(2, key.shape[2:])
 
 
 def key_layers(layer: str, shallow: bool) -> tuple[str, ...]:
