@@ -42,7 +42,7 @@ from .hub import PretrainedMixin
 from .models import AttentionGenerator, UGATITGenerator
 from .models.attention import BLOCK, attention_weights, check_point, looks_from
 from .models.ugatit import draw_heatmap
-from .pipeline import LUMA, StylePipeline
+from .pipeline import StylePipeline, luma
 from .samples import evaluating
 
 # sRGB; between neighbors the lightness L* differs by 23 to 26.
@@ -184,8 +184,8 @@ def changes(source: Tensor, styled: Tensor) -> dict[str, Tensor]:
         of the rest.
     """
     difference = (styled - source) / 2
-    luma = (difference * torch.tensor(LUMA, device=source.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    parts = {"changed": difference, "changed_luma": luma, "changed_color": difference - luma}
+    light = luma(difference)
+    parts = {"changed": difference, "changed_luma": light, "changed_color": difference - light}
     # Of the colors, green to magenta gives 1.07 and blue to yellow 1.04; these count as 1.
     return {name: part.square().mean(1, keepdim=True).sqrt().clamp(max=1) for name, part in parts.items()}
 

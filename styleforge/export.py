@@ -31,7 +31,7 @@ from .errors import ConfigError, MissingExtra
 from .files import replacing
 from .hub import Capabilities, PretrainedMixin
 from .models import attention
-from .pipeline import LUMA, StylePipeline
+from .pipeline import StylePipeline, luma
 
 OPSET = 18  # 16 to 20 gave the same
 SIZES = ((64, 64), (96, 128), (130, 75))
@@ -162,8 +162,7 @@ class _Whole(nn.Module):
 def network_input(model: PretrainedMixin, image: Tensor) -> Tensor:
     """(B, 3, H, W) in [0, 1] to what a network takes."""
     if model.config.get("in_channels", 3) == 1:
-        luma = torch.tensor(LUMA, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
-        image = (image * luma).sum(1, keepdim=True)
+        image = luma(image)
     return image * 2 - 1
 
 

@@ -25,9 +25,9 @@ from . import (
 from .errors import ConfigError
 from .hub import PretrainedMixin, fetch
 from .images import DEFAULT_POLICY, ImagePolicy, Picture, Pixels
+from .losses.pixel import YUV
 
 OutputType = Literal["pil", "np", "pt"]
-LUMA = (0.299, 0.587, 0.114)  # BT.601, as Pillow's conversion to grey
 KINDS_OF_INPUT = (("image",), ("image", "style"), ("noise",))
 STYLE_SIDE = 512  # short side of a picture that a style is taken from: more shows finer strokes only
 
@@ -344,8 +344,7 @@ class StylePipeline:
         can = self.model.capabilities
         padded, box = images.pad(source.to(self.dtype), can.multiple, can.smallest)
         if self.model.config.get("in_channels", 3) == 1:
-            weights = torch.tensor(LUMA, dtype=padded.dtype, device=padded.device).view(1, 3, 1, 1)
-            padded = (padded * weights).sum(1, keepdim=True)
+            padded = luma(padded)
         return images.crop(self._engine(padded, options, given), box).expand(-1, 3, -1, -1)
 
     def _engine(
@@ -499,6 +498,12 @@ def style_regions(
             layers.append((pipe._style(picture, chosen, how).float().cpu(), region))
     result = control.compose(picture, layers) if layers else picture
     return _finish(result.tensor(), picture.alpha, output_type)
+
+
+def luma(image: Tensor) -> Tensor:
+    """As :func:`styleforge.losses.gray`, in the type of the picture: what networks of one channel are given."""
+    weights = torch.tensor(YUV[0], dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
+    return (image * weights).sum(1, keepdim=True)
 
 
 def _check_choice(name: str, value: object, choices: Any) -> None:
