@@ -6,11 +6,10 @@ from typing import Annotated
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm as add_spectral_norm
 
 from ..configs import Range, Width
 from ..hub import Capabilities, PretrainedMixin
-from ..layers import init_he, init_normal
+from ..layers import bound_gain, init_he, init_normal
 
 
 class ConvNorm(nn.Sequential):
@@ -129,9 +128,7 @@ class AnimeGANDiscriminator(PretrainedMixin, tags=["discriminator"]):
         self.layers = nn.Sequential(*steps)
         init_normal(self)
         if spectral_norm:
-            for module in self.layers:
-                if isinstance(module, nn.Conv2d):
-                    add_spectral_norm(module)
+            bound_gain(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to logits (B, 1, h, w), where h and w are halved `layers` times, rounded up."""

@@ -13,7 +13,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from ..configs import Channels, Range, Width
 from ..errors import ConfigError
 from ..hub import Capabilities, PretrainedMixin
-from ..layers import moments
+from ..layers import bound_gain, moments
 from .resnet import Down, ResidualBlock
 
 
@@ -289,9 +289,8 @@ class UGATITDiscriminator(PretrainedMixin, tags=["discriminator", "u-gat-it"]):
         self.attention = Attention(channels, slope=0.2, spectral_norm=spectral_norm)
         self.head = nn.Conv2d(channels, 1, 4, padding=1, padding_mode="reflect", bias=False)
         if spectral_norm:  # not of what mixes the attention, as in the reference
-            for module in (*self.layers, self.head):
-                if isinstance(module, nn.Conv2d):
-                    add_spectral_norm(module)
+            bound_gain(self.layers)
+            bound_gain(self.head)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W) in [-1, 1] to logits (B, 1, h, w)."""
