@@ -15,9 +15,11 @@ from . import data, images, rng
 from .hub import PretrainedMixin
 from .methods.base import Method
 
+ROWS = 6  # of a sheet
+
 
 def rows(method: Method, pictures: data.Data, size: int, preview: str | None) -> list[dict[str, Tensor]]:
-    """Up to six rows of fixed pictures by domain, (1, 3, S, S) in [-1, 1].
+    """Up to :data:`ROWS` rows of fixed pictures by domain, (1, 3, S, S) in [-1, 1].
 
     Args:
         method: what is trained.
@@ -30,13 +32,15 @@ def rows(method: Method, pictures: data.Data, size: int, preview: str | None) ->
     look = data.RandomCrop(side, (1.0, 1.0), flip=False)
     shown = dict(pictures.domains)
     if preview:
-        shown["source"] = data.Pictures(data.list_pictures(preview)[:6], side)
-    count = min(6, len(next(iter(shown.values()))))
-    spread = {d: range(0, len(p), max(1, len(p) // 6)) for d, p in shown.items()}
-    found = (
-        {d: look(p[spread[d][row % len(spread[d])]], "preview")[None] for d, p in shown.items()} for row in range(count)
-    )
-    return [method.prepare(row, rng.generator("row", number)) for number, row in enumerate(found)]
+        shown["source"] = data.Pictures(data.list_pictures(preview)[:ROWS], side)
+    found = []
+    for number in range(min(ROWS, len(next(iter(shown.values()))))):
+        row = {}
+        for domain, given in shown.items():
+            places = range(0, len(given), max(1, len(given) // ROWS))
+            row[domain] = look(given[places[number % len(places)]], "preview")[None]
+        found.append(method.prepare(row, rng.generator("row", number)))
+    return found
 
 
 def squares(method: Method, domains: Mapping[str, data.Pictures], size: int, most: int) -> dict[str, Tensor]:
@@ -86,7 +90,7 @@ def score_sheet(
         styled = styled_as(style, sources, targets, len(shown), rng.generator("scores"))
         columns: list[list[Tensor]] = [[targets], [styled]]
         for judge in judges.values():
-            maps = [_map(judge(pictures)) for pictures in (targets, styled)]
+            maps = [judge(pictures).float() for pictures in (targets, styled)]
             low, high = min(m.min() for m in maps), max(m.max() for m in maps)
             if maps[0].dim() == 4 and high > low:
                 for column, scores in zip(columns, maps, strict=True):
@@ -131,10 +135,3 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
     finally:
         for network, was in training:
             network.train(was)
-
-
-def _map(logits: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Tensor:
-    """Logits of the finest scale."""
-    while not isinstance(logits, Tensor):
-        logits = logits[0]
-    return logits.float()
