@@ -92,14 +92,12 @@ def fetch(
     if str(name) in bundled_styles():
         return local(BUNDLED / str(name) / subfolder, str(name))
     if os.path.isfile(name):
-        raise (
-            _foreign_file(Path(name))
-            if Path(name).suffix.lower() in _PICKLES
-            else NotAStyle(
-                "A style is a folder, not a file",
-                where=name,
-                todo=f"Give the folder that holds {CONFIG_NAME}.",
-            )
+        if Path(name).suffix.lower() in _PICKLES:
+            raise _foreign_file(Path(name))
+        raise NotAStyle(
+            "A style is a folder, not a file",
+            where=name,
+            todo=f"Give the folder that holds {CONFIG_NAME}.",
         )
     repo = str(name)
     if repo.count("/") != 1 or repo.startswith((".", "/", "~")) or not isinstance(name, str):
