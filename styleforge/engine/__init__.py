@@ -71,21 +71,21 @@ def run(
     Raises:
         ConfigError: the budget is too small, or the network can only see the whole and that does not fit.
     """
-    fast = fast and image.shape[2:].numel() > FEW
+    pixels, options = image.shape[2:].numel(), options or {}
+    fast = fast and pixels > FEW
     budget = int(memory.available(image.device) * SHARE) if max_memory is None else max_memory
-    whole = image.shape[0] * image.shape[2:].numel() * SURELY <= budget
+    whole = image.shape[0] * pixels * SURELY <= budget
     if shortcut and whole and not watching():
-        made = shortcut(image[:, :, :, :], options or {}, fast=fast)
+        made = shortcut(image[:, :, :, :], options, fast=fast)
         if made is not None:
             return painted(made, into)
-    eight = kernels(model, options or {}, fast=fast)
+    eight = kernels(model, options, fast=fast)
     ordered = None if whole else {}
-    around = partial(accelerate, model, enabled=fast, pixels=image.shape[2:].numel(), kernels=eight, ordered=ordered)
+    around = partial(accelerate, model, enabled=fast, pixels=pixels, kernels=eight, ordered=ordered)
+    given = {"max_bytes": budget, "statistics": statistics, "options": options, "progress": progress, "around": around}
     with around():
         if whole:
-            return painted(run_whole(model, image[:, :, :, :], options or {}).to(image.dtype), into)
-        given = {"max_bytes": budget, "statistics": statistics, "options": options}
-        given |= {"progress": progress, "around": around}
+            return painted(run_whole(model, image[:, :, :, :], options).to(image.dtype), into)
         if into is not None:
             return run_tiled(model, image, into=into, **given)
         return torch.cat([run_tiled(model, one, **given) for one in image.split(1)]).to(image.dtype)
