@@ -95,7 +95,7 @@ def equalize(
     base = find(style, revision)
     published = PretrainedMixin.from_files(base.files)
     network = _with_filter(published, base.files.where)
-    sources, targets = (_pictures(folder) for folder in (source, target))
+    sources, targets = _pictures(source), _pictures(target)
     sources = sources[:: -(-len(sources) // limit)]
     photographs, made = [], []
     for number, file in enumerate(sources):

@@ -96,9 +96,9 @@ class Replay:
         eight = kernels(self.model, options, fast=fast)
         fixed = [*own.tensors, *winograd.transforms(), *(part for kernel in eight.values() for part in kernel.tensors)]
         taking = _Notes(tensors, fixed)
-        plainly = torch.inference_mode(False), torch.no_grad()  # or operations are seen before they are taken apart
         quick = accelerate(self.model, enabled=fast, pixels=pixels, kernels=eight)
-        with plainly[0], plainly[1], quick, taking:
+        # In inference mode operations would be seen before torch takes them apart.
+        with torch.inference_mode(False), torch.no_grad(), quick, taking:
             made = self.model(image, **options).to(image.dtype)
         notes = taking.finished(made, known)
         with self._lock:
@@ -135,7 +135,7 @@ class _Notes(TorchDispatchMode):
         made = func(*args, **kwargs)
         self._complete &= _ONCE.isdisjoint(func.tags)
         if "lift_fresh" in func.name():  # how a tensor made of numbers begins
-            kept = self._keep(args[0].clone())  # may be written into, so of what is kept there is always a new copy
+            kept = self._keep(args[0].clone())  # a later operation may write into it, so each pass gets a copy
             self._bind(args[0], self._graph.call_function(_aten.clone.default, (kept,)))
         node = self._graph.call_function(func, *tree_map_only(Tensor, self._node, (args, kwargs)))
         if isinstance(made, Tensor):
@@ -167,7 +167,7 @@ class _Notes(TorchDispatchMode):
             if not node.users and node.op in ("call_function", "get_attr") and not _writes(node):
                 self._graph.erase_node(node)
             elif "fixed" in node.meta and node.op != "get_attr" and all(u.target in _CONVOLVING for u in node.users):
-                self._foresee(node, known)  # for whom nothing writes into it
+                self._foresee(node, known)  # safe to share, because convolutions only read it
         for node in self._graph.nodes:
             if node.target is _PAD:
                 _pad_later(node)

@@ -327,7 +327,7 @@ class StyleGAN2Discriminator(PretrainedMixin, tags=["discriminator", "stylegan2"
     def _deviation(self, x: Tensor) -> Tensor:
         """(B, 1, H, W): the mean over all features of their deviation within the picture's group."""
         group = next(n for n in range(self.group, 0, -1) if len(x) % n == 0)
-        groups = full(x).reshape(group, -1, *x.shape[1:])  # the reference takes every so-manieth picture, too
+        groups = full(x).reshape(group, -1, *x.shape[1:])  # pictures of a group are evenly spaced, as in the reference
         deviation = (groups.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))
         return deviation.to(x).repeat(group)[:, None, None, None].expand(-1, 1, *x.shape[2:])
 
