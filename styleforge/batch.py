@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import CodeType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ from .pipeline import StylePipeline
 Format = Literal["png", "jpg", "webp"]
 Input = str | os.PathLike[str]
 MANIFEST = ".styleforge.json"
-_FORMATS = ("png", "jpg", "webp")
+_FORMATS = get_args(Format)
 _OF_ONE = (ImageError, MaskMismatch, NoSuchRegion)  # of one picture: what is wrong with the settings ends the run
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # no picture after this one would fare better
 
@@ -257,18 +257,19 @@ def _styled(
     writing: deque[tuple[tuple[Path, Path], Future]] = deque()
     while reading or writing:
         if reading:
-            pair, picture = reading.popleft()
+            pair, read = reading.popleft()
             reading.extend((after, pool.submit(_read, *after, since, pipe.policy)) for after in islice(todo, 1))
-            if picture.exception() is None and picture.result():
+            result = read  # where there is nothing to style: None, done before, or why it cannot be read
+            if read.exception() is None and read.result():
                 try:
-                    picture = pool.submit(images.save, pipe(picture.result(), **options), pair[1])
+                    result = pool.submit(images.save, pipe(read.result(), **options), pair[1])
                 except _OF_ONE as error:
-                    picture = Future()
-                    picture.set_exception(error)
-            writing.append((pair, picture))
+                    result = Future()
+                    result.set_exception(error)
+            writing.append((pair, result))
         while writing and (writing[0][1].done() or not reading or len(writing) > workers):
-            pair, written = writing.popleft()
-            yield _outcome(*pair, written.result)
+            pair, result = writing.popleft()
+            yield _outcome(*pair, result.result)
 
 
 def _outcome(source: Path, target: Path, work: Callable[[], object]) -> Item:
