@@ -251,19 +251,22 @@ def invert(
     seen = feature_networks.load(features, last=inversion.LAYERS[-1]).to(generator.device) if features else None
     wanted = torch.cat([images.square(images.read(p), generator.config["size"]) for p in pictures]).to(generator.device)
     codes = inversion.invert(generator, wanted, space=space, steps=steps, features=seen)
-    named = dict(zip([f"{n}-{p.stem}" for n, p in enumerate(pictures)], codes.split(1), strict=True))
-    if from_scale:
-        named["mixed"] = inversion.mix(codes[:1], codes[1:], from_scale)
-    for n in range(between or 0):
-        named[f"between-{n}"] = inversion.interpolate(codes[:1], codes[1:], n / (between - 1))
+    mixtures = {"mixed": inversion.mix(codes[:1], codes[1:], from_scale)} if from_scale else {}
+    for number in range(between or 0):
+        mixtures[f"between-{number}"] = inversion.interpolate(codes[:1], codes[1:], number / (between - 1))
     weights.write(output / "codes.safetensors", {"codes": codes})
-    for name, code in named.items():
+
+    def draw(name: str, code: torch.Tensor) -> tuple[Path, torch.Tensor]:
         with torch.no_grad():
             made = generator.synthesize(code).clamp(-1, 1)
-        file = images.save(images.to_pil(made), output / f"{name}.png")
-        number = name.partition("-")[0]
-        error = (made - wanted[int(number)]).square().mean() / 4 if number.isdecimal() else None
-        click.echo(f"{file}" if error is None else f"{file}  (PSNR {-10 * error.log10():.1f} dB)")
+        return images.save(images.to_pil(made), output / f"{name}.png"), made
+
+    for number, (picture, code) in enumerate(zip(pictures, codes.split(1), strict=True)):
+        file, made = draw(f"{number}-{picture.stem}", code)
+        error = (made - wanted[number]).square().mean() / 4
+        click.echo(f"{file}  (PSNR {-10 * error.log10():.1f} dB)")
+    for name, code in mixtures.items():
+        click.echo(draw(name, code)[0])
 
 
 @click.command()
