@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import re
 import typing
@@ -155,11 +156,8 @@ def plain_value(value: Any) -> Any:
 
 
 def _factories(cls: type) -> list[Any]:
-    import dataclasses
-
-    if not dataclasses.is_dataclass(cls):
-        return []
-    return [f for f in dataclasses.fields(cls) if f.default_factory is not dataclasses.MISSING]
+    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    return [field for field in fields if field.default_factory is not dataclasses.MISSING]
 
 
 def _click_type(annotation: Any) -> Any:
