@@ -46,15 +46,12 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a model takes and gives; pipeline, export and Space ask this instead of the class.
+    """What a model takes and gives, pictures in [-1, 1]; pipeline, export and Space ask this instead of the class.
 
     Attributes:
         inputs: names of what `forward` takes: `("image",)`, `("image", "style")` or `("noise",)`.
         multiple: height and width must be multiples of this.
         smallest: height and width must be at least this.
-        radius: how far an input pixel reaches in the output, in pixels, on one side, leaving aside the
-            statistics of norms; None when it reaches everywhere.
-        value_range: of input and output pixels.
         output: "image", or "logits" for discriminators.
         strength: `forward` has an argument `strength` in [0, 1] and blends features itself.
         grain: from noise: `forward` has an argument `noises` for what differs between pictures of one style code, and
@@ -65,8 +62,6 @@ class Capabilities:
     inputs: tuple[str, ...] = ("image",)
     multiple: int = 1
     smallest: int = 1
-    radius: int | None = None
-    value_range: tuple[float, float] = (-1.0, 1.0)
     output: Literal["image", "logits"] = "image"
     strength: bool = False
     grain: bool = False
