@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,7 @@ from .options import (
 )
 
 COMPILE = click.option("--compile", is_flag=True, help="By torch.compile, for many pictures of one size.")
+Show = Callable[[int, int], None]  # how many of how many are done
 LOADED = ("style", "revision", "subfolder", "device", "offline")
 
 
@@ -106,29 +107,15 @@ def stylize(
         pipe = _load(options)
         pipe.fast, pipe.compile = not float32, compile
     options["style"] = reference_of(reference)
-    if stream:
-        from ..large import stylize_file
-
-        options = _by_parts(options, regions, pictures)
     if together:
         _batch(pipe, pictures, output, workers=workers, overwrite=overwrite, **options)
-        return
-    failed = 0
-    for target, picture in sources.items():
-        begin = time.perf_counter()
-        try:
-            with progress_bar("tile", delay=1) as show:
-                if stream:
-                    stylize_file(pipe, picture, target, progress=show, **options)
-                else:
-                    images.save(pipe(picture, progress=show, **options), target)
-        except StyleforgeError as error:
-            failed += 1
-            click.echo(f"Error: {error}", err=True)
-            continue
-        click.echo(f"{target}  ({time.perf_counter() - begin:.1f} s)")
-    if failed:
-        raise SystemExit(1)
+    elif stream:
+        from ..large import stylize_file
+
+        parts = _by_parts(options, regions, pictures)
+        _one_by_one(sources, lambda picture, target, show: stylize_file(pipe, picture, target, progress=show, **parts))
+    else:
+        _one_by_one(sources, lambda picture, target, show: images.save(pipe(picture, progress=show, **options), target))
 
 
 @click.command()
@@ -348,6 +335,23 @@ def _target(picture: Path, output: Path | None, several: bool) -> Path:
 def _load(options: dict[str, Any]) -> Any:
     """The pipeline; what it takes is taken out of the options."""
     return load(**{name: options.pop(name) for name in LOADED})
+
+
+def _one_by_one(sources: Mapping[Path, Path], paint: Callable[[Path, Path, Show], object]) -> None:
+    """Style pictures, by target, a line each; exit code 1 when some could not be."""
+    failed = 0
+    for target, picture in sources.items():
+        begin = time.perf_counter()
+        try:
+            with progress_bar("tile", delay=1) as show:
+                paint(picture, target, show)
+        except StyleforgeError as error:
+            failed += 1
+            click.echo(f"Error: {error}", err=True)
+            continue
+        click.echo(f"{target}  ({time.perf_counter() - begin:.1f} s)")
+    if failed:
+        raise SystemExit(1)
 
 
 def _by_parts(options: dict[str, Any], regions: tuple[str, ...], pictures: tuple[Path, ...]) -> dict[str, Any]:
