@@ -461,7 +461,7 @@ def plain_errors(
     revision: str | None,
     *,
     missing: Callable[[], Exception] | None = None,
-    cached: Callable[[], Iterator[str]] = lambda: iter(()),
+    cached: Callable[[], Iterator[str]] | None = None,
     purpose: Purpose = "load",
 ) -> Iterator[None]:
     """Turn what the Hub's client raises into our tree, in plain words.
@@ -512,7 +512,7 @@ def _not_loaded(
     error: BaseException,
     repo: str,
     missing: Callable[[], Exception] | None,
-    cached: Callable[[], Iterator[str]],
+    cached: Callable[[], Iterator[str]] | None,
     purpose: Purpose,
 ) -> Exception:
     if isinstance(error, hub_errors.RepositoryNotFoundError):
@@ -550,7 +550,7 @@ def _not_pushed(error: BaseException, repo: str) -> RepoError:
         if status == 403:
             todo += " What belongs to others can be proposed: create_pr=True, or --create-pr."
         return PushRefused("The Hub refused the push", where=repo, found=first_line(error), todo=todo)
-    return _unavailable(error, repo, "push", lambda: iter(()))
+    return _unavailable(error, repo, "push")
 
 
 def first_line(error: BaseException) -> str:
@@ -580,12 +580,12 @@ def _wait(repo: str, error: BaseException) -> HubUnavailable:
 
 
 def _unavailable(
-    error: BaseException, repo: str, purpose: Purpose, cached: Callable[[], Iterator[str]]
+    error: BaseException, repo: str, purpose: Purpose, cached: Callable[[], Iterator[str]] | None = None
 ) -> HubUnavailable:
     what, todo = "The Hub cannot be reached", "Check the network (and HF_HUB_OFFLINE, HF_ENDPOINT), "
     if purpose != "load":
         todo += f"and {purpose} again."
-    elif whole := next(cached(), None):
+    elif cached and (whole := next(cached(), None)):
         todo += f"or use what the cache holds whole: revision='{whole}'."
     else:
         what += " and the cache does not hold this style"
