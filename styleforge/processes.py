@@ -17,6 +17,8 @@ from .errors import ConfigError, MissingExtra
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+_ON_CPUS = "On CPUs start with: ACCELERATE_USE_CPU=true torchrun --nproc_per_node N -m styleforge train ..."
+
 
 def join() -> Accelerator:
     """This process among those of its run: its device, its number, and how they add up.
@@ -39,14 +41,14 @@ def join() -> Accelerator:
         raise ConfigError(
             "The processes of this run do not know of each other",
             found=f"{accelerator.num_processes} in the accelerator, WORLD_SIZE={wanted}",
-            todo="On CPUs start with: ACCELERATE_USE_CPU=true torchrun --nproc_per_node N -m styleforge train ...",
+            todo=_ON_CPUS,
         )
     if "WORLD_SIZE" not in os.environ and {"MASTER_ADDR", "ACCELERATE_MIXED_PRECISION"} <= os.environ.keys():
         # What `accelerate launch --cpu --num_processes 2` leaves: an address to meet at, and nobody to meet.
         raise ConfigError(
             "This launch asked for several processes and started one",
             found="MASTER_ADDR without WORLD_SIZE",
-            todo="On CPUs start with: ACCELERATE_USE_CPU=true torchrun --nproc_per_node N -m styleforge train ...",
+            todo=_ON_CPUS,
         )
     if str(accelerator.distributed_type.value) in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
         raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -70,7 +71,7 @@ class TrainState:
                 memory.restore(facts[name])
 
 
-def start_from(run: Any, method: nn.Module) -> None:
+def start_from(run: Path, method: nn.Module) -> None:
     """Give the networks of `method` the weights of another run's newest checkpoint.
 
     How discriminators are trained may differ: augmentation begins anew, and one that looks through a frozen network may
