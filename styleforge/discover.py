@@ -62,9 +62,9 @@ class StyleList(list[StyleRow]):
         missing: one sentence for each place that could not be looked at, and each style that is damaged.
     """
 
-    def __init__(self, rows: Iterable[StyleRow] = (), missing: Iterable[str] = ()) -> None:
-        super().__init__(rows)
-        self.missing = list(missing)
+    def __init__(self) -> None:
+        super().__init__()
+        self.missing: list[str] = []
 
 
 def styles(
