@@ -122,41 +122,49 @@ class PretrainedMixin(
         return super().__call__(*args, **kwargs)
 
     def _check_inputs(self, given: dict[str, Any]) -> None:
-        can, name = self.capabilities, type(self).__name__
-        for missing in (wanted for wanted in can.inputs if given.get(wanted) is None):
-            raise ConfigError(
-                f"{name} needs a {missing}",
-                allowed=f"{name}({', '.join(can.inputs)})",
-                todo="Give the picture to take the style from." if missing == "style" else f"Give the {missing}.",
-            )
-        if "noise" in given:
-            size = self.config["noise_size"]
-            if given["noise"].ndim != 2 or given["noise"].shape[1] != size:
+        wanted, name = self.capabilities.inputs, type(self).__name__
+        for key in wanted:
+            if given.get(key) is None:
                 raise ConfigError(
-                    f"{name} does not take noise of this shape",
-                    found=tuple(given["noise"].shape),
-                    allowed=f"(B, {size})",
-                    todo=f"Draw it with torch.randn(B, {size}).",
+                    f"{name} needs a {key}",
+                    allowed=f"{name}({', '.join(wanted)})",
+                    todo="Give the picture to take the style from." if key == "style" else f"Give the {key}.",
                 )
-        pictures = [(key, one) for key in ("image", "style") if key in given for one, _ in shares(given[key])]
-        for key, picture in pictures:
-            shape, channels = tuple(picture.shape), self.config.get("in_channels", 3)
-            if len(shape) != 4 or shape[1] != channels:
-                raise ImageError(
-                    f"{name} does not take a tensor of this shape",
-                    where=key,
-                    found=shape,
-                    allowed=f"(B, {channels}, H, W)",
-                    todo="Pictures come as batches, channels first: see styleforge.images.",
-                )
-            if any(side < can.smallest or side % can.multiple for side in shape[2:]):
-                raise ImageError(
-                    f"{name} does not take pictures of this size",
-                    where=key,
-                    found=f"{shape[3]}x{shape[2]}",
-                    allowed=f"sides of at least {can.smallest} that are multiples of {can.multiple}",
-                    todo="Pad it with styleforge.images.pad, or use StylePipeline, which takes any size.",
-                )
+        if "noise" in given:
+            self._check_noise(given["noise"])
+        for key in ("image", "style"):
+            for picture, _ in shares(given[key]) if key in given else ():
+                self._check_picture(key, picture)
+
+    def _check_noise(self, noise: Tensor) -> None:
+        name, size = type(self).__name__, self.config["noise_size"]
+        if noise.ndim != 2 or noise.shape[1] != size:
+            raise ConfigError(
+                f"{name} does not take noise of this shape",
+                found=tuple(noise.shape),
+                allowed=f"(B, {size})",
+                todo=f"Draw it with torch.randn(B, {size}).",
+            )
+
+    def _check_picture(self, key: str, picture: Tensor) -> None:
+        can, name = self.capabilities, type(self).__name__
+        shape, channels = tuple(picture.shape), self.config.get("in_channels", 3)
+        if len(shape) != 4 or shape[1] != channels:
+            raise ImageError(
+                f"{name} does not take a tensor of this shape",
+                where=key,
+                found=shape,
+                allowed=f"(B, {channels}, H, W)",
+                todo="Pictures come as batches, channels first: see styleforge.images.",
+            )
+        if any(side < can.smallest or side % can.multiple for side in shape[2:]):
+            raise ImageError(
+                f"{name} does not take pictures of this size",
+                where=key,
+                found=f"{shape[3]}x{shape[2]}",
+                allowed=f"sides of at least {can.smallest} that are multiples of {can.multiple}",
+                todo="Pad it with styleforge.images.pad, or use StylePipeline, which takes any size.",
+            )
 
     # -- loading --
 
