@@ -393,8 +393,8 @@ def _remember(output: Path, pairs: list[tuple[Path, Path]], made_with: str, suff
 
 
 def digest(pipe: StylePipeline, options: dict[str, Any]) -> str:
-    """Of all that decides what a result looks like, the picture itself, and options that are the defaults, aside;
-    functions as in :func:`stylize_many`.
+    """A digest of all that decides what a result looks like, but for the picture and for options left at their
+    defaults; functions count as in :func:`stylize_many`.
     """
     defaults = [(p.name, p.default) for p in inspect.signature(StylePipeline.__call__).parameters.values()]
     usual = {name: (type(value), value) for name, value in defaults}

@@ -27,14 +27,14 @@ Make = Callable[[Tensor | None, int, torch.Generator], Tensor]
 
 BATCH = 8
 FEWEST = 8  # pictures of either kind for a KID: of so few its error is already a fifth of the distance
-# Layers at which colors count little and shapes much: of other pictures' distance, a color transfer had a sixth.
+# Layers at which colors count little and shapes much: a transfer of colors alone is a sixth as far as another picture.
 CONTENT_LAYERS = {SqueezeNet: "fire7", VGG19: "relu4_1"}
 NAMES = {"kid": "KID", "ssim": "SSIM"}
 NOTHING = "nothing tells which step is best or when to stop"
 GIVE = "for a judge of the style give --judge FILE, for example squeezenet1_0.safetensors."
-# Of the standard error, by which a measurement must be better to count as a gain. That error is about other pictures;
-# on the same ones, two states of a style a tenth of the way apart differed with 0.07 to 0.14 of it, for 8 to 190
-# pictures. The whole error would allow no gain at all, and a share of the value would allow any, by luck, near 0.
+# Share of the standard error by which a measurement must be better to count as a gain. That error is about other
+# pictures; on the same ones, two states of a style a tenth of the way apart differed with 0.07 to 0.14 of it, for 8 to
+# 190 pictures. The whole error would allow no gain at all, and a share of the value would allow any, by luck, near 0.
 GAIN = 0.2
 
 

@@ -20,7 +20,7 @@ SIZES = 8  # of pictures that are compiled for, as many as torch does by itself;
 class Compiled:
     """A network from picture to picture, compiled for each size of picture when the first of it comes.
 
-    For sizes together, too, torch could compile ("dynamic"): on CPUs that was slower than not at all.
+    Torch could compile for all sizes at once ("dynamic"), too; on CPUs that was slower than not to compile.
 
     Args:
         model: the network.

@@ -37,11 +37,12 @@ class Kernel:
 
     Attributes:
         packed: weights in the processor's order.
-        scales: (K,), what a step of each weight is worth, over the number of steps that the map's largest value is.
+        scales: (K,), what a step of each weight is worth, divided by the steps to which the map's largest value is
+            brought.
         zeros: (K,), the step that is zero.
         steps: (C,), to which the largest value of a map is brought.
         shift: (C,), added to steps.
-        still: (2, C), zeros and ones, of a norm that changes nothing.
+        still: (2, C), mean 0 and variance 1, by which a norm takes nothing away.
         signed: whether maps have values below zero.
     """
 

@@ -19,10 +19,11 @@ class Parts(NamedTuple):
 
 
 def parts(model: nn.Module) -> Parts | None:
-    """None where somebody looks in by hooks or by a `forward` of their own, a part is in training mode (by chance
-    another result each time), or nobody counts the changes of a part.
+    """What a network consists of; None where that does not tell what it gives.
 
-    For each picture: the iterators of torch would take a tenth of the time of a small network.
+    So with hooks, with a `forward` that was put in place of the class's, in training mode (dropout is chance), and with
+    tensors of inference mode, whose changes torch does not count. This is asked for each picture, so without torch's
+    iterators, which would take a tenth of the time of a small network.
     """
     modules, found = [model], []
     for module in modules:
@@ -35,11 +36,11 @@ def parts(model: nn.Module) -> Parts | None:
 
 
 def state(own: Parts) -> list[Any]:
-    """What is another as soon as a part is another, or changed.
+    """A value that differs as soon as a part is replaced or changed.
 
-    Torch counts changes, but neither those through `.data` nor those of fused optimizers; of these the first number of
-    each tensor tells, because they hardly leave all of them as they were. Other attributes of modules, as the eps of a
-    norm, are not seen.
+    Torch counts changes of a tensor, but neither those through `.data` nor those of fused optimizers. These hardly
+    leave the first number of every tensor as it was, so it is looked at, too. Other attributes of modules, such as the
+    eps of a norm, are not seen.
     """
     return [*map(id, own.modules), *((id(part), _first(part), part.dtype, part._version) for part in own.tensors)]
 

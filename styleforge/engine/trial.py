@@ -1,10 +1,10 @@
-"""Which convolutions of a network bear 8 bit: found out by four small pictures, before the first.
+"""Which convolutions of a network bear 8 bit: found out by four small pictures, before the first that is asked for.
 
-Most of what has learnt hardly notices. Networks of random weights do; the rounding of last layers is seen as it is; and
-where there is little to see, or one light in the dark, norms make much of that of the first. So pictures that are
-always the same are made with all convolutions rounded, and if that is seen with each by itself; then as many are taken
-as the network bears, those first that are seen least. What it gives depends on its weights alone, and not on what it
-was shown before.
+Most trained networks hardly notice. Networks of random weights do; the rounding of the last layers is seen as it is;
+and where a picture shows little, or one light in the dark, norms enlarge the rounding of the first layers. So pictures
+that are always the same are made with all convolutions in 8 bit. If the difference is seen, they are made with each
+convolution in 8 bit alone, and as many are chosen as the network bears, beginning with those that are seen least. The
+choice depends on the weights alone, and not on what the network was shown before.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from .calls import convolution
 from .fast import accelerate, in_half
 from .parts import parts, state
 
-# How near to themselves the pictures stay, in dB. Other pictures differ, and none shall be below 40, which is asked of
-# all that makes faster: with this the worst of 36 photographs and 20 of our styles had 42.
+# How near each of the four pictures has to stay to itself without 8 bit, in dB. Others may come out further off,
+# but none below the 40 dB that every shortcut keeps: so chosen, the worst of 36 photographs in 20 of our styles had 42.
 ENOUGH = (53.0, 53.0, 48.0, 45.0)
 SIDE = 64  # of the pictures
 BALLS = 24  # in the first

@@ -22,7 +22,7 @@ class Watcher(Protocol):
     """Sees the sums of one picture after the other."""
 
     def begin(self, how: How) -> None:
-        """A picture comes. Its sums are in the same order, and of the same layers, as those of others of one `how`."""
+        """A picture comes. Pictures of one `how` show their sums in the same order, from the same layers."""
 
     def __call__(self, total: Tensor) -> Tensor:
         """The sums of a layer as :func:`styleforge.engine.sums.measure` has them, to those that are used."""
