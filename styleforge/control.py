@@ -348,45 +348,6 @@ def compose(picture: Picture, regions: Sequence[Region]) -> Picture:
 BACKGROUND = "background"
 
 
-def read_styles(style: Any, policy: ImagePolicy = DEFAULT_POLICY) -> list[tuple[Picture, float]]:
-    """Pictures to take a style from, and the share of each; shares have sum 1.
-
-    Args:
-        style: a picture in any form that :func:`styleforge.images.read` takes, a list of them, which then count alike,
-            or a list of pairs (picture, share).
-        policy: limits on the pictures.
-
-    Raises:
-        ConfigError: no picture, or a share that is none.
-        ImageError: a picture cannot be used.
-    """
-    several = list(style) if isinstance(style, (list, tuple)) else [style]
-    pairs = [one if isinstance(one, tuple) and len(one) == 2 else (one, 1.0) for one in several]
-    numbers = [plain(share) for _, share in pairs]
-    fits = all(isinstance(n, (int, float)) and math.isfinite(n) and n >= 0 for n in numbers)
-    if not pairs or not fits or not sum(numbers) > 0:
-        raise ConfigError(
-            "These pictures cannot share a style",
-            found=", ".join(map(str, numbers)) or "none",
-            allowed="a picture, or several with shares that are not negative and not all 0",
-            todo='Give for instance style=[("a.jpg", 0.7), ("b.jpg", 0.3)].',
-        )
-    return [(images.read(one, policy), n / sum(numbers)) for (one, _), n in zip(pairs, numbers, strict=True)]
-
-
-def read_style(style: Any, policy: ImagePolicy = DEFAULT_POLICY) -> Any:
-    """A style for a pipeline, of which many pictures take it: its pictures are read, numbers stay what they are.
-
-    Raises:
-        ConfigError, ImageError: as :func:`read_styles`.
-    """
-    style = plain(style)
-    several = style if isinstance(style, (list, tuple)) else [style]
-    if style is None or all(isinstance(plain(one), (int, float)) for one in several):
-        return style
-    return read_styles(style, policy) if several is style else images.read(style, policy)
-
-
 def find_region(
     image: Source,
     name: str,
@@ -577,6 +538,48 @@ def upsample_guided(styled: Tensor, small: Tensor, guide: Tensor, *, radius: int
 @full_precision
 def _resize(image: Tensor, size: list[int]) -> Tensor:
     return F.interpolate(image, size, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
+
+
+# ------------------------------------------------------------------------------------------ whose style
+
+
+def read_styles(style: Any, policy: ImagePolicy = DEFAULT_POLICY) -> list[tuple[Picture, float]]:
+    """Pictures to take a style from, and the share of each; shares have sum 1.
+
+    Args:
+        style: a picture in any form that :func:`styleforge.images.read` takes, a list of them, which then count alike,
+            or a list of pairs (picture, share).
+        policy: limits on the pictures.
+
+    Raises:
+        ConfigError: no picture, or a share that is none.
+        ImageError: a picture cannot be used.
+    """
+    several = list(style) if isinstance(style, (list, tuple)) else [style]
+    pairs = [one if isinstance(one, tuple) and len(one) == 2 else (one, 1.0) for one in several]
+    numbers = [plain(share) for _, share in pairs]
+    fits = all(isinstance(n, (int, float)) and math.isfinite(n) and n >= 0 for n in numbers)
+    if not pairs or not fits or not sum(numbers) > 0:
+        raise ConfigError(
+            "These pictures cannot share a style",
+            found=", ".join(map(str, numbers)) or "none",
+            allowed="a picture, or several with shares that are not negative and not all 0",
+            todo='Give for instance style=[("a.jpg", 0.7), ("b.jpg", 0.3)].',
+        )
+    return [(images.read(one, policy), n / sum(numbers)) for (one, _), n in zip(pairs, numbers, strict=True)]
+
+
+def read_style(style: Any, policy: ImagePolicy = DEFAULT_POLICY) -> Any:
+    """A style for a pipeline, of which many pictures take it: its pictures are read, numbers stay what they are.
+
+    Raises:
+        ConfigError, ImageError: as :func:`read_styles`.
+    """
+    style = plain(style)
+    several = style if isinstance(style, (list, tuple)) else [style]
+    if style is None or all(isinstance(plain(one), (int, float)) for one in several):
+        return style
+    return read_styles(style, policy) if several is style else images.read(style, policy)
 
 
 # ------------------------------------------------------------------------------------ between two styles
