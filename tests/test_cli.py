@@ -176,6 +176,14 @@ def test_mistakes_are_sentences(call, style, photo, tmp_path, monkeypatch, argum
     assert not (tmp_path / "z").exists()
 
 
+@pytest.mark.parametrize(
+    "command", ["batch a.png -o x", "video a.mp4 b.mp4", "generate -o x", "invert a.png -o x", "explain a.png -o x"]
+)
+def test_a_style_that_must_be_named_is_asked_for(call, command):
+    code, _, err = call(*command.split())
+    assert code == 2 and "Missing option '--style'" in err
+
+
 def test_train_from_two_folders(call, tmp_path):
     for domain in "ab":
         (tmp_path / domain).mkdir()

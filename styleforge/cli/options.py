@@ -58,7 +58,7 @@ OVERWRITE = click.option("--overwrite", is_flag=True, help="Make again what is t
 
 def style_option(text: str = ANY_STYLE, *, needed: bool = True) -> Decorator:
     """`--style`, and how it is loaded; :func:`load` takes what comes of it."""
-    style = click.option("--style", "-s", required=needed, default=None, help=text)
+    style = click.option("--style", "-s", required=needed, help=text)  # with a default, even None, nothing is missing
     return together(style, REVISION, SUBFOLDER, DEVICE, OFFLINE)
 
 

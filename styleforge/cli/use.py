@@ -13,6 +13,7 @@ import click
 
 from ..errors import ConfigError, StyleforgeError
 from .options import (
+    ANY_STYLE,
     JSON,
     MAX_MEMORY,
     OFFLINE,
@@ -37,7 +38,7 @@ LOADED = ("style", "revision", "subfolder", "device", "offline")
 
 @click.command()
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
-@style_option(needed=False)
+@style_option(f"{ANY_STYLE[:-1]}; by default the first that `styleforge styles` lists.", needed=False)
 @click.option(
     "--output",
     "-o",
