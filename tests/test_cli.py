@@ -16,7 +16,7 @@ from PIL import Image
 
 from styleforge import ResnetGenerator, StylePipeline, bundled_styles, configs, images, methods
 from styleforge.adaptation import Adaptation
-from styleforge.cli import cli, main
+from styleforge.cli import cli, learn, main
 from styleforge.cli.options import reference_of
 from styleforge.control import find_region
 from styleforge.models import AnimeGANGenerator
@@ -554,12 +554,21 @@ def test_styles_can_be_searched(call):
 def test_evaluate_writes_figures_and_a_page(call, style, trained, tmp_path):
     _, pictures = trained
     words = ["--source", pictures, "--target", pictures, "-o", tmp_path / "out", "--size", "64"]
-    code, out, err = call("evaluate", style, *words)
+    other = shutil.copytree(style, tmp_path / "a-style-with-a-long-name")
+    code, out, err = call("evaluate", style, *words, "--against", other)
     assert code == 0 and "edges" in out and "color transfer" in out, err
+    assert other.name in out and len({len(line) for line in out.splitlines()[:-1]}) == 1, out  # in columns
     assert (tmp_path / "out" / "report.html").exists()
     assert call("evaluate", style, *words, "--size", "63")[0] == 2
     code, out, _ = call("evaluate", style, *words, "--json")
     assert code == 0 and json.loads(out)["protocol"]["n_source"] == 3
+
+
+def test_figures_stand_in_columns_however_long_their_names_are():
+    figure = {"ArtFID-type (squeezenet fire7 x fire9)": {"value": 729.4}}
+    head, line = learn._table([("style", figure), ("fastcut-impressionist", {})])
+    assert head.split() == ["style", "fastcut-impressionist"] and line.endswith("-") and " 729 " in line
+    assert len(head) == len(line) and head.index("style") + len("style") == line.index("729") + len("729")
 
 
 def test_evaluate_leaves_the_page_of_a_run_alone(call, trained):

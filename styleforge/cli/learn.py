@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,14 +178,26 @@ def evaluate(style: str, output: Path, as_json: bool, **options: Any) -> None:
     if as_json:
         click.echo((output / "metrics.json").read_text())
         return
-    rows = {"style": found.metrics, **found.controls}
-    click.echo(" " * 32 + "".join(f"{name:>16}" for name in rows))
-    for metric in found.metrics:
-        values = (made[metric]["value"] if metric in made else None for made in rows.values())
-        click.echo(f"{metric:32}" + "".join(f"{'-':>16}" if v is None else f"{v:>16.3g}" for v in values))
+    other = [(found.against["style"], found.against["metrics"])] if found.against else []
+    for line in _table([("style", found.metrics), *other, *found.controls.items()]):
+        click.echo(line)
     for warning in found.warnings:
         click.echo(f"Note: {warning}", err=True)
     click.echo(found.page)
+
+
+def _table(columns: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[str]:
+    """Lines with the figures of the first column, and what the others have of them."""
+    figures = columns[0][1]
+    wide = max(map(len, figures), default=0)
+    widths = [max(16, len(name) + 2) for name, _ in columns]
+    for figure in (None, *figures):
+        texts = (name if figure is None else _number(made.get(figure)) for name, made in columns)
+        yield f"{figure or '':{wide}}" + "".join(f"{text:>{width}}" for text, width in zip(texts, widths, strict=True))
+
+
+def _number(figure: dict[str, Any] | None) -> str:
+    return f"{figure['value']:.3g}" if figure else "-"
 
 
 @click.group()
