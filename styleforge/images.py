@@ -158,6 +158,9 @@ def read(source: Source, policy: ImagePolicy = DEFAULT_POLICY) -> Picture:
         return _from_file(io.BytesIO(source), where, policy)
     if isinstance(source, (str, os.PathLike)):
         where = os.fsdecode(source)
+        if re.match(r"https?:/[^/]", where) and not os.path.lexists(source):  # a path has one slash of two left
+            todo = "Save the picture to a file and give its path; Python takes an address as text."
+            raise ImageError("This address is not read", where=where, allowed="the path of a file", todo=todo)
         with _reading(where):
             if not stat.S_ISREG(os.stat(source).st_mode):  # a pipe would block, /dev/zero never ends
                 raise ImageUnreadable(

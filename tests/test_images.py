@@ -1155,6 +1155,15 @@ def test_a_url_is_read(server, watched):
     assert {address[0] for address in watched} == {"127.0.0.1"}
 
 
+def test_an_address_that_was_taken_for_a_path_is_named(tmp_path, monkeypatch):
+    with pytest.raises(ImageError, match="address is not read.*Save the picture to a file"):
+        read(Path("https://example.org/cat.png"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "https:").mkdir()
+    Image.fromarray(scene()).save("https:/cat.png")
+    assert read(Path("https:/cat.png")).size == (64, 48)
+
+
 def test_redirects_up_to_three(server):
     assert read(f"{server}/hop?3").size == (64, 48)
     assert len(Handler.seen) == 4
