@@ -55,6 +55,15 @@ def test_files_folders_and_globs_keep_their_place(photos):
     assert find_pictures([odd]) == [(odd, odd.relative_to(photos))]
 
 
+def test_what_a_phone_made_and_nothing_reads_is_listed(pipe, photos, tmp_path):
+    (photos / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    for given, done in ((photos, 4), (photos / "*", 2)):
+        summary = stylize_many(pipe, [given], tmp_path / str(done))
+        assert summary.done == done
+        ((file, reason),) = summary.failed
+        assert file.name == "IMG_1.HEIC" and "found HEIC" in reason and "Convert it" in reason
+
+
 @pytest.mark.parametrize(("given", "message"), [("photo", "No such folder"), ("*.gif", "No pictures match")])
 def test_nothing_to_style(tmp_path, given, message):
     with pytest.raises(DataError, match=message):

@@ -191,6 +191,14 @@ def test_rotten_files_are_named_with_the_reason(scenes):
     assert "more than 20% cannot be used; training refuses that." in check([scenes], size=64).summary
 
 
+def test_what_a_phone_made_is_named_and_training_leaves_it_out(scenes):
+    for i in range(20):
+        (scenes / f"IMG_{i}.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    report = check([scenes], size=64)
+    assert {row.kind for row in report.rows} == {"rotten"} and len(report.rows) == 20 and not report.ok
+    assert "found HEIC" in report.rows[0].sentence and "refuses" not in report.summary
+
+
 def test_a_folder_of_nothing_but_rotten_files_is_reported(tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"")
     assert kinds(check([tmp_path])) == [("rotten", "bad.jpg", None)]

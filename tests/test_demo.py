@@ -395,6 +395,11 @@ def test_bounds_hold_for_all_files_together(tmp_path):
         rules.gather([zips[0]] * 4, tmp_path, POLICY)
 
 
+def test_what_a_phone_made_is_not_left_in_its_zip_in_silence(tmp_path):
+    archive = pack(tmp_path / "a.zip", ("IMG_1.HEIC", b"\0\0\0\x18ftypheic"), ("notes.txt", b"no picture"))
+    assert [file.name for file in rules.gather([archive], tmp_path, POLICY)] == ["IMG_1.HEIC"]
+
+
 def test_zips_that_cannot_be_unpacked_are_named(tmp_path):
     with pytest.raises(DataError, match="Cannot unpack this zip .a.zip.*encrypted"):
         rules.gather([encrypted(tmp_path / "a.zip")], tmp_path, POLICY)
