@@ -329,7 +329,7 @@ def _fetch(repo: str, commit: str, digest: str) -> Path:
             "The Hub cannot be reached and the cache does not hold this feature network",
             where=repo,
             found=error.__cause__,
-            todo="Check the network (and HF_HUB_OFFLINE), or give a local safetensors file of VGG-19.",
+            todo="Check the network (and HF_HUB_OFFLINE), or give a local file of VGG-19: --features or --judge FILE.",
         ) from error
 
 
@@ -364,7 +364,7 @@ def _is_vgg(preset: str) -> bool:
 
 
 def _mismatch(source: object, preset: str) -> WeightsMismatch:
-    choose = f"Choose the backbone {preset!r}, or weights for the one that was chosen."
+    choose = f"Choose the backbone {preset!r} (--backbone), or weights for the one that was chosen (--features)."
     return WeightsMismatch(
         "These weights are for another feature network",
         where=source,

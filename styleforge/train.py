@@ -634,10 +634,11 @@ def _check_size(size: int, method: nn.Module) -> None:
             continue
         can = network.capabilities
         if size % can.multiple or size < can.smallest:
+            grid = f"multiples of {can.multiple}, " if can.multiple > 1 else ""
             raise ConfigError(
                 f"Pictures of this size do not fit {type(network).__name__}",
                 found=f"size = {size}",
-                allowed=f"multiples of {can.multiple}, from {can.smallest} on",
+                allowed=f"{grid}from {can.smallest} on",
                 todo="Change --size, or the settings of the network (fewer --downs or --discriminator-layers).",
             )
 

@@ -126,7 +126,7 @@ def test_the_encoder_is_filled_from_a_file(backbone, tmp_path):
     save_file({names[key]: t for key, t in theirs.items()}, tmp_path / "vgg.safetensors")
     settings = {"backbone": backbone, "features": str(tmp_path / "vgg.safetensors")}
     if backbone == "vgg19":
-        with pytest.raises(WeightsMismatch, match="Choose the backbone 'vgg19-16x'"):
+        with pytest.raises(WeightsMismatch, match=r"Choose the backbone 'vgg19-16x' \(--backbone\)"):
             methods.build("adain", settings)
     else:
         found = methods.build("adain", settings).model.encoder.state_dict()

@@ -468,6 +468,8 @@ def test_a_size_that_the_network_cannot_take(config, folders):
     settings = {"width": 4, "downs": 5, "discriminator_width": 4}
     with pytest.raises(ConfigError, match=r"size = 48.*multiples of 32.*--downs"):
         train(config(method="pix2pix", target=folders[0], size=48, settings=settings), quiet)
+    with pytest.raises(ConfigError, match=r"size = 64; allowed: from 96 on"):
+        train(config(method="ugatit", size=64, settings={"width": 4}), quiet)
 
 
 def test_pictures_that_are_compared_are_not_computed_one_by_one(config, tmp_path):
