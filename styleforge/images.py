@@ -546,19 +546,11 @@ def to_8_bit(array: np.ndarray) -> np.ndarray:
     return array if array.dtype == np.uint8 else ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def save(image: Image.Image, path: str | os.PathLike, *, quality: int = 95) -> Path:
-    """Write a picture by the suffix of its path: `.png`, `.jpg`, `.jpeg`, `.webp`, `.tif` or `.tiff`.
-
-    The file appears whole or not at all, and an old one is replaced in one step. Missing folders are
-    made. Pixels are written as they are, taken for sRGB; no profile, EXIF or comment is carried along.
-
-    Args:
-        image: any PIL image, as from `to_pil`.
-        path: where to.
-        quality: 1 to 100, for JPEG (from 90 on without colour subsampling) and WebP.
+def encoding(path: str | os.PathLike, quality: int = 95) -> dict[str, Any]:
+    """How Pillow encodes what :func:`save` writes into a file of this name.
 
     Raises:
-        ImageError: for another suffix, transparency in a JPEG, or when it cannot be encoded or written.
+        ImageError: for another suffix.
     """
     path = Path(path)
     options = {
@@ -574,6 +566,25 @@ def save(image: Image.Image, path: str | os.PathLike, *, quality: int = 95) -> P
         raise ImageError(
             "Cannot save to this suffix", where=path, found=repr(path.suffix), allowed=known, todo="Rename it."
         )
+    return chosen
+
+
+def save(image: Image.Image, path: str | os.PathLike, *, quality: int = 95) -> Path:
+    """Write a picture by the suffix of its path: `.png`, `.jpg`, `.jpeg`, `.webp`, `.tif` or `.tiff`.
+
+    The file appears whole or not at all, and an old one is replaced in one step. Missing folders are
+    made. Pixels are written as they are, taken for sRGB; no profile, EXIF or comment is carried along.
+
+    Args:
+        image: any PIL image, as from `to_pil`.
+        path: where to.
+        quality: 1 to 100, for JPEG (from 90 on without colour subsampling) and WebP.
+
+    Raises:
+        ImageError: for another suffix, transparency in a JPEG, or when it cannot be encoded or written.
+    """
+    path = Path(path)
+    chosen = encoding(path, quality)
     if chosen["format"] == "JPEG" and image.has_transparency_data:
         todo = f"Use {path.with_suffix('.png').name}, or drop the alpha with image.convert('RGB')."
         raise ImageError("A JPEG would lose the transparency", where=path, found=f"mode {image.mode}", todo=todo)

@@ -150,6 +150,7 @@ def test_without_style_it_takes_the_bundled_one(call, photo):
     [
         (["stylize", "PHOTO", "-s", "no-such-style"], 1, "No such style"),
         (["stylize", "PHOTO", "-s", "STYLE", "--strength", "2"], 1, "0 to 1"),
+        (["stylize", "nowhere.png", "-s", "no-such-style", "-o", "x.gif"], 1, "Cannot save to this suffix"),
         (["stylize", "PHOTO", "-s", "STYLE", "--max-memory", "nan"], 1, "max_memory cannot be used"),
         (["stylize", "PHOTO", "-s", "STYLE", "--feather", "nan"], 1, "There is no mask"),
         (["stylize", "PHOTO", "-s", "STYLE", "--mask", "sky"], 1, "--segmenter"),

@@ -98,6 +98,8 @@ def stylize(
     if options["style"] is None and not regions:
         raise ConfigError("No style is bundled with this build", todo="Name one with --style.")
     several = _go_into_a_folder(pictures, output, overwrite)
+    if output is not None and not several and not stream:
+        images.encoding(output)  # a large picture takes long, and would then find that it cannot be saved
     together = several and output is not None and not stream
     sources = {} if together else by_target((picture, _target(picture, output, several)) for picture in pictures)
     if regions:
