@@ -40,6 +40,7 @@ from .repos import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, StyleFiles, fetch, firs
 from .repos import MAX_CONFIG_BYTES as MAX_CONFIG_BYTES
 from .repos import bundled_styles as bundled_styles
 from .repos import fetch_file as fetch_file
+from .repos import style_of as style_of
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -340,12 +341,6 @@ class WithoutDrawing(TorchFunctionMode):
             if tensor.is_meta:
                 return tensor
         return func(*args, **(kwargs or {}))
-
-
-def style_of(name: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """The folder of the style in that of a run; any other name as it is."""
-    published = Path(name) / "style"
-    return published if (published / CONFIG_NAME).is_file() and not (Path(name) / CONFIG_NAME).exists() else name
 
 
 def architecture(files: StyleFiles) -> type[PretrainedMixin]:

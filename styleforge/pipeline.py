@@ -112,7 +112,8 @@ class StylePipeline:
         """Load a style from a folder, from those that come with the package, or from the Hub.
 
         Args:
-            pretrained_model_name_or_path: a folder, the name of a bundled style, or `organisation/name`.
+            pretrained_model_name_or_path: a folder, also of a run, the name of a bundled style, or
+                `organisation/name`.
             revision: branch, tag or commit on the Hub.
             subfolder: folder inside the repository, for instance "reverse" for the way back of a CycleGAN.
             dtype: type to compute in, and nothing else; when None, float32 or what is faster: see `fast` of the class.

@@ -66,6 +66,12 @@ def bundled_styles() -> list[str]:
     return sorted(names, key=lambda name: (name != DEFAULT_STYLE, name))
 
 
+def style_of(name: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The folder of the style in that of a run; any other name as it is."""
+    published = Path(name) / "style"
+    return published if (published / CONFIG_NAME).is_file() and not (Path(name) / CONFIG_NAME).exists() else name
+
+
 def fetch(
     name: str | os.PathLike[str],
     *,
@@ -88,7 +94,8 @@ def fetch(
             "A subfolder must lie inside its repository", found=subfolder, todo="Name a plain folder."
         )
     if os.path.isdir(name):
-        return local(Path(name) / subfolder, str(name))
+        place = Path(name) / subfolder
+        return local(place if (place / CONFIG_NAME).exists() else Path(style_of(name)) / subfolder, str(name))
     if str(name) in bundled_styles():
         return local(BUNDLED / str(name) / subfolder, str(name))
     if os.path.isfile(name):

@@ -312,6 +312,17 @@ def trained(call, tmp_path):
     return tmp_path / "run", tmp_path / "a"
 
 
+def test_the_folder_of_a_run_stands_for_its_style(call, trained, photo, tmp_path):
+    run, _ = trained
+    for place, subfolder in ((run, ""), (run, "reverse"), (run, "style"), (run / "style", "reverse")):
+        assert call("stylize", photo, "-s", place, "--subfolder", subfolder)[0] == 0
+        own = run / "style" / ("reverse" if subfolder == "reverse" else "")
+        made = np.array(Image.open(photo.with_name("photo-styled.png")))
+        assert np.array_equal(made, np.array(StylePipeline.from_pretrained(own)(photo)))
+    code, out, err = call("explain", photo, "-s", run, "-o", tmp_path / "why")
+    assert code == 0 and "real" in out, err
+
+
 def test_a_configuration_file_repeats_a_run(call, trained, tmp_path):
     run, _ = trained
     for words in (["--config", run / "train.json"], [f"--config={run / 'train.json'}"]):

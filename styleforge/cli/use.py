@@ -268,9 +268,11 @@ def invert(
 def explain(picture: Path, output: Path, reference: tuple[str, ...], discriminator: str | None, **options: Any) -> None:
     """Show where and how much a style changes PICTURE, and what its networks look at."""
     from ..explain import explain as look
+    from ..hub import style_of
 
-    if discriminator is None and (Path(options["style"]) / "training").is_dir():
-        discriminator = options["style"]
+    style = style_of(options["style"])
+    if discriminator is None and (Path(style) / "training").is_dir():
+        discriminator = style
     found = look(_load(options), picture, reference=reference_of(reference), discriminator=discriminator)
     found.save(output)
     click.echo(f"{output}: {', '.join(found.maps)}")
