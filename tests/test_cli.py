@@ -266,7 +266,9 @@ def test_push_a_run_and_pull_it(call, style, hub, tmp_path):
     shutil.copytree(style, tmp_path / "run" / "style")
     code, out, err = call("push", tmp_path / "run", "tester/from-cli", "--license", "mit")
     assert code == 0, err
-    assert "tester/from-cli" in out
+    assert "tester/from-cli" in out and "Nothing has changed" not in err
+    again = call("push", tmp_path / "run", "tester/from-cli", "--license", "mit")
+    assert again[:2] == (0, out) and "Nothing has changed" in again[2]
     assert StylePipeline.from_pretrained("tester/from-cli").model.config["width"] == 4
 
 

@@ -102,6 +102,8 @@ def push(style: Path, repo_id: str, as_json: bool, **options: Any) -> None:
             click.echo(f"{change.what:10} {change.bytes:>12,}  {change.path}")
         click.echo(f"{made.upload / 1e6:.1f} MB would go to {made.repo_id}")
     else:
+        if all(change.what == "unchanged" for change in made.changes):
+            _note("Nothing has changed since the last push, and nothing was sent.")
         click.echo(made.url)
 
 
