@@ -249,7 +249,8 @@ def stylize_video(
             "Cannot write this kind of film", where=target, allowed=", ".join(SUFFIXES), todo="Rename the target."
         )
     if target.exists() and not overwrite:
-        raise ConfigError("This file exists", where=target, todo="Choose another name, or overwrite it.")
+        todo = "Choose another name, or overwrite it: overwrite=True, or --overwrite."
+        raise ConfigError("This file exists", where=target, todo=todo)
     options = read_options(options, pipe.policy)
     style = SteadyStyle(pipe, smooth, blend, **options)
     folder = target.with_name(f".{target.name}-parts")

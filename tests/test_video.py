@@ -389,7 +389,7 @@ def test_frames_over_the_limits_are_not_decoded(pipe, film, tmp_path, monkeypatc
     ("name", "settings", "message"),
     [
         ("out.gif", {}, "kind of film"),
-        ("film.mp4", {}, "exists"),
+        ("film.mp4", {}, "exists.*--overwrite"),
         ("out.mp4", {"smooth": 1.0}, "smooth"),
         ("out.mp4", {"mask": np.ones((2, 2), bool)}, "another size"),
     ],
