@@ -211,7 +211,7 @@ def test_a_folder_of_nothing_but_rotten_files_is_reported(tmp_path):
 )
 def test_what_to_expect_of_so_many(tmp_path, monkeypatch, count, words):
     files = [tmp_path / f"{i}.png" for i in range(count)]
-    monkeypatch.setattr(datacheck, "list_pictures", lambda folder: files)
+    monkeypatch.setattr(datacheck, "list_pictures", lambda folder, also: files)
     look = datacheck._look(save(scene(0), tmp_path / "one.png"))
     monkeypatch.setattr(
         datacheck, "_look", lambda file: datacheck._Look(**{**vars(look), "digest": file.name.encode(), "deviation": 0})
