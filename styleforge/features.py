@@ -329,7 +329,7 @@ def _fetch(repo: str, commit: str, digest: str) -> Path:
             "The Hub cannot be reached and the cache does not hold this feature network",
             where=repo,
             found=error.__cause__,
-            todo="Check the network (and HF_HUB_OFFLINE), or give a local file of VGG-19: --features or --judge FILE.",
+            todo="Check the network (and HF_HUB_OFFLINE), or give a local safetensors file: --features or --judge.",
         ) from error
 
 
