@@ -180,13 +180,13 @@ def stylize_with_ray(
     """:func:`stylize_many` on a Ray cluster, that of `ray.init()` or one on this machine.
 
     Each actor has a copy of the pipeline, and reads, styles and writes one picture at a time. One that dies is started
-    again, and its picture tried twice more.
+    again, and its picture tried twice more; a picture over which it dies each time is a broken one.
 
     Args:
         pipe: the style; it is sent to the actors.
         inputs: as there; every node must see these paths.
         output: as there; every node must see this folder.
-        actors: how many; each takes a CPU.
+        actors: how many; each takes a CPU. Those that the cluster has no room for wait, and the others do the work.
         gpus: share of a GPU that each actor takes; with 0 it computes on its CPU.
         suffix: as there.
         format: as there.
@@ -200,7 +200,6 @@ def stylize_with_ray(
     """
     try:
         import ray
-        from ray.util import ActorPool
     except ImportError as error:
         raise MissingExtra("This engine needs Ray", todo="Install it with: pip install 'styleforge[ray]'") from error
     begin = time.monotonic()
@@ -214,9 +213,8 @@ def stylize_with_ray(
     try:
         actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=2)(_Actor)
         given = ray.put((copy.deepcopy(pipe).to("cpu"), "cuda" if gpus else "cpu", since, options))
-        pool = ActorPool([actor.remote(given) for _ in range(actors)])
         pairs = [(source.absolute(), target) for source, target in pairs]
-        return _summary(pool.map_unordered(lambda actor, pair: actor.style.remote(*pair), pairs), on_item, begin)
+        return _summary(_styled_by([actor.remote(given) for _ in range(actors)], pairs), on_item, begin)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     finally:
@@ -237,6 +235,39 @@ class _Actor:
             return images.save(self.pipe(picture, **self.options), target) if picture else None
 
         return _outcome(source, target, work)
+
+
+def _styled_by(actors: list[Any], pairs: list[tuple[Path, Path]]) -> Iterator[Item]:
+    """Give each actor that is up a picture at a time: one that waits for a place in the cluster keeps none waiting."""
+    import ray
+
+    todo, left = iter(pairs), len(pairs)
+    busy: dict[Any, tuple[Any, tuple[Path, Path] | None]] = {one.__ray_ready__.remote(): (one, None) for one in actors}
+    while left:
+        (done, *_), _ = ray.wait(list(busy))
+        actor, pair = busy.pop(done)
+        try:
+            item = ray.get(done)
+        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
+            if pair is None:
+                raise ConfigError(
+                    "An actor of Ray cannot begin",
+                    found=str(error).strip().rpartition("\n")[2],
+                    todo="Look whether every node has what the pipeline and its options need.",
+                ) from error
+            died = ImageError(
+                "The process that styled this picture died, and so did the two after it",
+                where=pair[0],
+                todo="Memory may be short: style it alone, or with fewer actors.",
+            )
+            item = Item(*pair, "failed", str(died))
+        if pair:
+            left -= 1
+            yield item
+        if pair := next(todo, None):
+            busy[actor.style.remote(*pair)] = actor, pair
+        else:
+            ray.kill(actor)  # makes room for one that died, and has to be started again for its picture
 
 
 def _check_count(name: str, value: int) -> None:

@@ -307,6 +307,40 @@ def test_ray_styles_many_and_lists_the_broken(pipe, tmp_path):
     assert not ray.is_initialized()
 
 
+@pytest.mark.slow  # processes have to start, and to start again
+def test_ray_goes_past_a_picture_that_kills_and_an_actor_that_finds_no_room(pipe, tmp_path):
+    ray = pytest.importorskip("ray")
+    for number in range(4):
+        paint(tmp_path / "in" / f"{number}.png", number)
+    Image.new("RGB", (64, 48)).save(tmp_path / "in" / "1-deadly.png")
+
+    def segmenter(picture):
+        if picture.size == (64, 48):
+            os._exit(7)
+        return {"sky": np.ones(picture.size[::-1], bool)}
+
+    ray.init(num_cpus=1, include_dashboard=False, logging_level="error", log_to_driver=False)
+    try:
+        options = {"actors": 2, "mask": "sky", "segmenter": segmenter}
+        summary = stylize_with_ray(pipe, [tmp_path / "in"], tmp_path / "out", **options)
+        assert ray.is_initialized()  # the caller's stays
+    finally:
+        ray.shutdown()
+    assert summary.done == 4 and [path.name for path, _ in summary.failed] == ["1-deadly.png"]
+    assert "process that styled this picture died" in summary.failed[0][1]
+
+
+@pytest.mark.slow  # processes have to start
+def test_ray_whose_actors_cannot_begin(pipe, photos, tmp_path):
+    pytest.importorskip("ray")
+    class OnlyHere:  # as a function of a module that the nodes have not
+        def __reduce__(self):
+            return int, ("sky",)
+
+    with pytest.raises(ConfigError, match="cannot begin.*invalid literal.*'sky'"):
+        stylize_with_ray(pipe, [photos], tmp_path / "out", actors=1, mask="sky", segmenter=OnlyHere(), overwrite=True)
+
+
 def test_ray_that_is_not_there(pipe, photos, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(MissingExtra, match=r"styleforge\[ray\]"):
