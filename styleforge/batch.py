@@ -204,6 +204,8 @@ def stylize_with_ray(
         raise MissingExtra("This engine needs Ray", todo="Install it with: pip install 'styleforge[ray]'") from error
     begin = time.monotonic()
     _check_count("actors", actors)
+    if not 0 <= gpus <= 1 and not (gpus > 1 and float(gpus).is_integer()):
+        raise ConfigError("gpus cannot be used", found=gpus, allowed="0 to 1, and whole numbers", todo="Give 0 or 1.")
     pairs = _plan(inputs, Path(output).absolute(), suffix, format)
     options = read_options(options, pipe.policy)
     since = _remember(Path(output), pairs, digest(pipe, options), suffix, overwrite)
@@ -211,6 +213,13 @@ def stylize_with_ray(
     if started:
         ray.init(include_dashboard=False, logging_level="warning")
     try:
+        if started and gpus > (there := ray.cluster_resources().get("GPU", 0)):
+            raise ConfigError(
+                "No actor would ever begin",
+                where=f"gpus={gpus:g}",
+                found=f"{there:g} GPUs in the Ray cluster",
+                todo="Give 0 to compute on CPUs.",
+            )
         actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=2)(_Actor)
         given = ray.put((copy.deepcopy(pipe).to("cpu"), "cuda" if gpus else "cpu", since, options))
         pairs = [(source.absolute(), target) for source, target in pairs]

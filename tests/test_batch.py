@@ -333,6 +333,12 @@ def test_ray_goes_past_a_picture_that_kills_and_an_actor_that_finds_no_room(pipe
 @pytest.mark.slow  # processes have to start
 def test_ray_whose_actors_cannot_begin(pipe, photos, tmp_path):
     pytest.importorskip("ray")
+    for gpus in (-1, 1.5, float("nan")):
+        with pytest.raises(ConfigError, match="gpus cannot be used"):
+            stylize_with_ray(pipe, [photos], tmp_path / "out", actors=1, gpus=gpus)
+    with pytest.raises(ConfigError, match="No actor would ever begin.*GPUs"):
+        stylize_with_ray(pipe, [photos], tmp_path / "out", actors=1, gpus=64)
+
     class OnlyHere:  # as a function of a module that the nodes have not
         def __reduce__(self):
             return int, ("sky",)
