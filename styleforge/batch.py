@@ -17,6 +17,8 @@ import hashlib
 import inspect
 import json
 import os
+import signal
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -209,9 +211,11 @@ def stylize_with_ray(
     pairs = _plan(inputs, Path(output).absolute(), suffix, format)
     options = read_options(options, pipe.policy)
     since = _remember(Path(output), pairs, digest(pipe, options), suffix, overwrite)
-    started = not ray.is_initialized()
+    started, stop = not ray.is_initialized(), signal.getsignal(signal.SIGTERM)
     if started:
         ray.init(include_dashboard=False, logging_level="warning")
+        if callable(stop) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, stop)  # Ray's would abort with a dump
     try:
         if started and gpus > (there := ray.cluster_resources().get("GPU", 0)):
             raise ConfigError(

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import shutil
+import signal
 import threading
 
 import numpy as np
@@ -298,7 +299,14 @@ def test_ray_styles_many_and_lists_the_broken(pipe, tmp_path):
         paint(tmp_path / "in" / f"{number % 5}" / f"{number}.png", number)
     for name in ("x.png", "y.jpg", "z.webp"):
         (tmp_path / "in" / name).write_bytes(b"broken")
-    summary = stylize_with_ray(pipe, [tmp_path / "in"], tmp_path / "out", actors=2)
+    stop, stops = signal.signal(signal.SIGTERM, lambda number, frame: None), set()
+    try:
+        mine = signal.getsignal(signal.SIGTERM)
+        look = lambda item: stops.add(signal.getsignal(signal.SIGTERM))  # noqa: E731
+        summary = stylize_with_ray(pipe, [tmp_path / "in"], tmp_path / "out", actors=2, on_item=look)
+    finally:
+        signal.signal(signal.SIGTERM, stop)
+    assert stops == {mine}  # Ray's own aborts the process with a dump
     assert summary.done == 197 and sorted(path.name for path, _ in summary.failed) == ["x.png", "y.jpg", "z.webp"]
     one = tmp_path / "in" / "3" / "3.png"
     assert images.read(tmp_path / "out" / "3" / "3-styled.png").rgb.tobytes() == np.array(pipe(one)).tobytes()
