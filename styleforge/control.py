@@ -439,10 +439,14 @@ def load_segmenter(name: str) -> Segmenter:
     except ImportError as error:
         raise MissingExtra(
             "Finding regions by the name of a model needs transformers",
+            found=error,  # transformers may be there, and a torchvision that was built for another torch beside it
             todo="Install it with: pip install styleforge[segment], or give a function as segmenter.",
         ) from error
     try:
-        return pipeline("image-segmentation", model=name, model_kwargs={"use_safetensors": True})
+        found = pipeline("image-segmentation", model=name, model_kwargs={"use_safetensors": True})
+        if "Segmentation" not in type(found.model).__name__:  # transformers logs it, and fails over the first picture
+            raise ValueError(f"a {type(found.model).__name__}")
+        return found
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ConfigError(
             "This segmenter cannot be loaded",

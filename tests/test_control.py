@@ -358,12 +358,24 @@ def fresh():
     control.load_segmenter.cache_clear()
 
 
+def loaded(name):
+    """A pipeline of transformers around a network of this class."""
+
+    class Pipeline:
+        model = type(name, (), {})()
+
+        def __call__(self, image):
+            return FORMS["transformers"]
+
+    return Pipeline()
+
+
 def test_a_model_is_named_and_loaded_once_without_pickles(monkeypatch, fresh):
     calls = []
 
     def pipeline(task, model, model_kwargs):
         calls.append((task, model, model_kwargs))
-        return lambda image: FORMS["transformers"]
+        return loaded("SegformerForSemanticSegmentation")
 
     monkeypatch.setitem(sys.modules, "transformers", types.SimpleNamespace(pipeline=pipeline))
     for _ in range(2):
@@ -377,6 +389,24 @@ def test_a_model_that_cannot_be_loaded(monkeypatch, fresh):
 
     monkeypatch.setitem(sys.modules, "transformers", types.SimpleNamespace(pipeline=pipeline))
     with pytest.raises(ConfigError, match="some/model.*no file named model.safetensors"):
+        control.find_region(PHOTO, "sky", "some/model")
+
+
+def test_a_model_that_segments_nothing(monkeypatch, fresh):
+    pipeline = lambda *_, **__: loaded("ViTForImageClassification")  # noqa: E731  # transformers only logs it
+    monkeypatch.setitem(sys.modules, "transformers", types.SimpleNamespace(pipeline=pipeline))
+    with pytest.raises(ConfigError, match="some/model.*ViTForImageClassification"):
+        control.find_region(PHOTO, "sky", "some/model")
+
+
+def test_why_transformers_cannot_be_used_where_it_is(monkeypatch, fresh):
+    def lazy(name):  # as transformers over a torchvision that was built for another torch
+        raise ModuleNotFoundError(f"Could not import module '{name}'")
+
+    broken = types.ModuleType("transformers")
+    broken.__getattr__ = lazy
+    monkeypatch.setitem(sys.modules, "transformers", broken)
+    with pytest.raises(MissingExtra, match="Could not import module"):
         control.find_region(PHOTO, "sky", "some/model")
 
 
