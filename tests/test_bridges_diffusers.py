@@ -17,18 +17,19 @@ from styleforge import PatchDiscriminator, PretrainedMixin, ResnetGenerator, Sty
 from styleforge.errors import ConfigError, CorruptFileError, NotAStyle, RepoNotFound, WeightsMismatch
 from styleforge.models import DCGANGenerator, MicroASTGenerator
 
-pytest.importorskip("diffusers", reason="needs pip install '.[diffusers]'", exc_type=ImportError)
-
-from diffusers import (
-    AutoencoderKL,
-    DDIMPipeline,
-    DDIMScheduler,
-    DDPMPipeline,
-    DDPMScheduler,
-    DiffusionPipeline,
-    ImagePipelineOutput,
-    UNet2DModel,
-)
+try:
+    from diffusers import (
+        AutoencoderKL,
+        DDIMPipeline,
+        DDIMScheduler,
+        DDPMPipeline,
+        DDPMScheduler,
+        DiffusionPipeline,
+        ImagePipelineOutput,
+        UNet2DModel,
+    )
+except (ImportError, RuntimeError) as error:  # RuntimeError: as with a torchvision that was built for another torch
+    pytest.skip(f"needs pip install '.[diffusers]' ({error})", allow_module_level=True)
 
 from styleforge.bridges.diffusers import StyledPipeline, StyleModel
 
