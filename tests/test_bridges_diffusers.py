@@ -204,8 +204,9 @@ def test_a_styled_pipeline_comes_back_from_a_folder(styled, tmp_path):
     again = StyledPipeline.from_pretrained(tmp_path)
     assert isinstance(again.pipeline, DDIMPipeline)
     assert torch.equal(made(again, "pt"), made(styled, "pt"))
-    in_double = StyledPipeline.from_pretrained(tmp_path, dtype=torch.float64)
-    assert (in_double.pipeline.unet.dtype, in_double.style.dtype) == (torch.float64, torch.float64)
+    for name in ("dtype", "torch_dtype"):
+        in_double = StyledPipeline.from_pretrained(tmp_path, **{name: torch.float64})
+        assert (in_double.pipeline.unet.dtype, in_double.style.dtype) == (torch.float64, torch.float64)
 
 
 def test_both_parts_move_together(pipe, network):

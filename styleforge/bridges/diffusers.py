@@ -207,6 +207,7 @@ class StyledPipeline(DiffusionPipeline):
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         force_download: bool = False,
+        torch_dtype: torch.dtype | None = None,
         dtype: torch.dtype | None = None,
         **options: Any,
     ) -> Self:
@@ -219,6 +220,7 @@ class StyledPipeline(DiffusionPipeline):
             cache_dir: Hub cache; the usual one when None.
             local_files_only: never ask the network.
             force_download: fetch again although it is in the cache.
+            torch_dtype: diffusers' older name of `dtype`.
             dtype: convert the weights of both; to float32 when None.
             **options: for the pipeline's `DiffusionPipeline.from_pretrained`.
 
@@ -243,6 +245,7 @@ class StyledPipeline(DiffusionPipeline):
             )
         for file in (folder / "style").iterdir():
             check_digest(file, f"{pretrained_model_name_or_path}/style")
+        dtype = dtype or torch_dtype
         style = StyleModel.from_pretrained(folder / "style", dtype=dtype)
         options = {"dtype": dtype, "use_safetensors": True, **options}
         return cls(DiffusionPipeline.from_pretrained(folder / "pipeline", **options), style)
