@@ -5,7 +5,7 @@ as an `ImageError`; nothing is guessed. `to_pil` and `save` lead out, `pad` and 
 network.
 
 Known limits: of an animation the first frame is read (of a PIL object, the frame it stands at). Pillow
-decodes 16-bit *colour* to 8 bit, so only 16-bit *grey* keeps its depth. A JPEG that was cut and then got
+decodes 16-bit *color* to 8 bit, so only 16-bit *grey* keeps its depth. A JPEG that was cut and then got
 an end marker is legal to libjpeg and comes out grey below; so does any cut file for whoever sets Pillow's
 `LOAD_TRUNCATED_IMAGES`. Proxies from the environment are not used.
 """
@@ -125,7 +125,7 @@ def read(source: Source, policy: ImagePolicy = DEFAULT_POLICY) -> Picture:
         policy: the limits. They are checked from the header, before any pixel is decoded.
 
     Returns:
-        The picture, upright (EXIF), in sRGB (ICC, perceptual), with its alpha apart. A colour profile or
+        The picture, upright (EXIF), in sRGB (ICC, perceptual), with its alpha apart. A color profile or
         EXIF block that makes no sense is ignored with a warning.
 
     Raises:
@@ -264,12 +264,12 @@ def _check_png(file: BinaryIO) -> None:
         body = file.read(length)
         file.seek(4, os.SEEK_CUR)  # the checksum, which Pillow has seen
         if kind == b"IHDR":
-            width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", body)
+            width, height, bits, color, _, _, interlaced = struct.unpack(">IIBBBBB", body)
             passes = [(0, 0, 1, 1)]  # first column, first row, steps
             if interlaced:
                 passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)]
                 passes += [(0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
-            bits *= {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+            bits *= {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
             sizes = [(len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in passes]
             missing = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns)
         elif kind == b"IEND":
@@ -367,7 +367,7 @@ def _channels(image: Image.Image, packing: object, where: str) -> tuple[np.ndarr
         rgb = _srgb(image, profile, where)
     if key is None or image.mode not in ("L", "RGB", "I", "I;16", "I;16B", "I;16L"):
         return rgb, None
-    # PNG's one transparent colour, in the depth of the file, while Pillow has scaled the pixels.
+    # PNG's one transparent color, in the depth of the file, while Pillow has scaled the pixels.
     key = np.array(key) * {"L;2": 85, "L;4": 17}.get(packing, 1) >> (8 if packing == "RGB;16B" else 0)
     opaque = (np.asarray(image).reshape(*rgb.shape[:2], -1) != key).any(axis=2)
     return rgb, opaque * rgb.dtype.type(np.iinfo(rgb.dtype).max)
@@ -388,7 +388,7 @@ def _srgb(image: Image.Image, profile: bytes | None, where: str) -> np.ndarray:
         try:  # lcms sees the picture only after this
             transform = _to_srgb(profile, image.mode)
         except Exception as error:
-            warnings.warn(f"{where}: a broken colour profile is ignored ({error})", stacklevel=6)
+            warnings.warn(f"{where}: a broken color profile is ignored ({error})", stacklevel=6)
         else:
             if transform is None:
                 return np.array(image.convert("RGB"))
@@ -578,7 +578,7 @@ def save(image: Image.Image, path: str | os.PathLike, *, quality: int = 95) -> P
     Args:
         image: any PIL image, as from `to_pil`.
         path: where to.
-        quality: 1 to 100, for JPEG (from 90 on without colour subsampling) and WebP.
+        quality: 1 to 100, for JPEG (from 90 on without color subsampling) and WebP.
 
     Raises:
         ImageError: for another suffix, transparency in a JPEG, or when it cannot be encoded or written.

@@ -89,13 +89,13 @@ def invert(
 
 
 def mix(content: Tensor, style: Tensor, from_scale: int) -> Tensor:
-    """Codes that are coarse as one picture and fine as another: composition of the first, colours of the second.
+    """Codes that are coarse as one picture and fine as another: composition of the first, colors of the second.
 
     Args:
         content: codes (B, layers, style_size).
         style: codes of the same generator.
         from_scale: side in pixels of the coarsest feature maps that the style decides: 4 (all of them), 8, 16 and so
-            on. Small numbers take over shapes, large ones colours only.
+            on. Small numbers take over shapes, large ones colors only.
 
     Raises:
         ConfigError: the generator has no such scale.

@@ -43,7 +43,7 @@ def stylize_file(
 
     Args:
         pipe: the style.
-        source: PNG, TIFF, JPEG or WebP, of grey, RGB or CMYK. Colour profile, orientation (of EXIF) and transparency
+        source: PNG, TIFF, JPEG or WebP, of grey, RGB or CMYK. Color profile, orientation (of EXIF) and transparency
             are heeded as elsewhere; 16 bit a channel are read as 8.
         target: a `.png`, `.tif` or `.tiff`, which appears whole or not at all. TIFFs are tiled, and BigTIFF.
         policy: limits on the picture.

@@ -174,7 +174,7 @@ class StylePipeline:
             mask_fit: resize a mask of another size than the picture.
             feather: width in pixels of a soft edge inside the mask.
             segmenter: finds regions by name: see :func:`styleforge.control.find_region`.
-            preserve_color: "luma" keeps the colours of the picture place by place, "histogram" its palette; see
+            preserve_color: "luma" keeps the colors of the picture place by place, "histogram" its palette; see
                 :func:`styleforge.control.preserve_color`.
             style_scale: size of the brush, from 0.25 to 8; see :func:`styleforge.control.style_scale`.
             max_memory: GiB that computing may take, half of what is free when None; a picture that needs more is

@@ -15,12 +15,12 @@ from styleforge import data
 from styleforge.errors import DataError
 
 
-def picture(path, size=(48, 40), colour=None, seed=0):
+def picture(path, size=(48, 40), color=None, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
-    if colour is None:
+    if color is None:
         image = Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), np.uint8))
     else:
-        image = Image.new("RGB", size, colour)
+        image = Image.new("RGB", size, color)
     image.save(path)
     return path
 
@@ -28,9 +28,9 @@ def picture(path, size=(48, 40), colour=None, seed=0):
 @pytest.fixture
 def folders(tmp_path):
     for i in range(7):
-        picture(tmp_path / "a" / f"photo {i}.png", colour=(i * 10, 0, 0))
+        picture(tmp_path / "a" / f"photo {i}.png", color=(i * 10, 0, 0))
     for i in range(5):
-        picture(tmp_path / "b" / "deep" / f"ü{i}.JPG", size=(30 + i, 64), colour=(0, 0, 20 * i + 100))
+        picture(tmp_path / "b" / "deep" / f"ü{i}.JPG", size=(30 + i, 64), color=(0, 0, 20 * i + 100))
     return tmp_path / "a", tmp_path / "b"
 
 
@@ -51,7 +51,7 @@ def test_every_epoch_shows_every_picture_once(folders):
 def test_domains_of_equal_length_are_not_paired(tmp_path):
     for domain in "ab":
         for i in range(20):
-            picture(tmp_path / domain / f"{i}.png", colour=(i, 0, i))
+            picture(tmp_path / domain / f"{i}.png", color=(i, 0, i))
     unpaired = data.Unpaired(tmp_path / "a", tmp_path / "b", data.RandomCrop(16))
     same = sum(shade(unpaired[i], "source") == shade(unpaired[i], "target") for i in range(400))
     # By chance 1 in 20 meets its own number: 20 of 400. Sharing an order would make it 400.
@@ -166,7 +166,7 @@ def test_halves_without_counterpart_are_left_out_with_a_warning(tmp_path):
 def test_a_rotten_half_takes_its_pair_along(tmp_path):
     for domain in "ab":
         for i in range(6):
-            picture(tmp_path / domain / f"{i}.png", colour=(i, i, i))
+            picture(tmp_path / domain / f"{i}.png", color=(i, i, i))
     (tmp_path / "b" / "2.png").write_bytes(b"\x89PNG no")
     with pytest.warns(UserWarning, match=r"2\.png"):
         paired = data.Paired(tmp_path / "a", tmp_path / "b", data.RandomCrop(16))

@@ -70,9 +70,9 @@ def chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(width, height, bits, colour, data, *, extra=b"", interlaced=0):
+def png(width, height, bits, color, data, *, extra=b"", interlaced=0):
     """A PNG by hand; `data` is the filtered, not yet compressed stream."""
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlaced)
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, interlaced)
     body = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
@@ -416,7 +416,7 @@ def test_animations_give_their_first_frame():
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF"])
-def test_alpha_is_bit_equal_and_colour_under_it_stays(size, mode, form):
+def test_alpha_is_bit_equal_and_color_under_it_stays(size, mode, form):
     array = noise(*size, 4 if mode == "RGBA" else 2)
     picture = read(encode(array, form, **({"lossless": True, "exact": True} if form == "WEBP" else {})))
     np.testing.assert_array_equal(picture.alpha, array[..., -1])
@@ -453,7 +453,7 @@ def test_png_grey_with_one_transparent_value(bits):
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_png_colour_with_one_transparent_value(bits):
+def test_png_color_with_one_transparent_value(bits):
     row = np.array([[9, 8, 7], [9, 8, 6], [0, 0, 0]]) * (257 if bits == 16 else 1)
     raw = b"\0" + row.astype(">u2" if bits == 16 else np.uint8).tobytes()
     picture = read(png(3, 1, bits, 2, raw, extra=chunk(b"tRNS", struct.pack(">HHH", *map(int, row[1])))))
@@ -695,18 +695,18 @@ def rows_of(width, height, bits, channels, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("bits", "colour"), [(1, 0), (4, 0), (8, 0), (16, 0), (8, 2), (16, 2), (8, 4), (8, 6), (16, 6)]
+    ("bits", "color"), [(1, 0), (4, 0), (8, 0), (16, 0), (8, 2), (16, 2), (8, 4), (8, 6), (16, 6)]
 )
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (9, 4), (33, 17)])
-def test_a_png_that_ends_early_inside_a_sound_stream(size, bits, colour):
+def test_a_png_that_ends_early_inside_a_sound_stream(size, bits, color):
     width, height = size
-    rows = rows_of(width, height, bits, {0: 1, 2: 3, 4: 2, 6: 4}[colour])
-    assert read(png(width, height, bits, colour, b"".join(rows))).size == size
+    rows = rows_of(width, height, bits, {0: 1, 2: 3, 4: 2, 6: 4}[color])
+    assert read(png(width, height, bits, color, b"".join(rows))).size == size
     for kept in {0, height // 2, height - 1}:
         with pytest.raises(ImageUnreadable, match=r"truncated|missing"):
-            read(png(width, height, bits, colour, b"".join(rows[:kept])))
+            read(png(width, height, bits, color, b"".join(rows[:kept])))
     black = b"".join(b"\0" + bytes(len(row) - 1) for row in rows)  # but truly black is a picture
-    assert read(png(width, height, bits, colour, black)).rgb.max() == 0
+    assert read(png(width, height, bits, color, black)).rgb.max() == 0
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (5, 5), (8, 8), (2, 9), (17, 13)])
@@ -1548,7 +1548,7 @@ def test_pad_and_crop_refuse_nonsense():
 HOSTILE = Path(__file__).parents[2] / "shared" / "data" / "hostile"
 
 
-# Pictures that are truly of one colour, looked at one by one: the first frames of the APNG suite (plain red or
+# Pictures that are truly of one color, looked at one by one: the first frames of the APNG suite (plain red or
 # green), pictures of 1 x 1, 2 x 2 or 8 x 8 pixels, and test plates. `truncated_exif_dpi.jpg` is a white photo
 # with a full scan (4974 bytes, one repeated block), `variation_tiny.png` a font drawn too small to show.
 _FLAT_APNG = """
@@ -1603,7 +1603,7 @@ def test_hostile_pictures(capfd):
 
 
 def is_flat(path):
-    """Whether Pillow, asked in the plainest way, finds one colour in the file too."""
+    """Whether Pillow, asked in the plainest way, finds one color in the file too."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with warnings.catch_warnings():

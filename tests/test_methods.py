@@ -16,7 +16,7 @@ SMALL = {"width": 4, "blocks": 1, "discriminator_width": 4, "discriminator_layer
 @pytest.mark.parametrize("upsample", ["resize", "blur"])
 @pytest.mark.parametrize("downsample", ["stride", "blur"])
 def test_reflected_borders_do_not_tell_where_they_are(downsample, upsample):
-    """A picture of one colour stays one colour up to its edge; with zero padding the edge shows.
+    """A picture of one color stays one color up to its edge; with zero padding the edge shows.
 
     Batch norm with running statistics, because an instance norm makes zeros of any constant.
     """

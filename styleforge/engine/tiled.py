@@ -181,7 +181,7 @@ def run_tiled(
         max_bytes: as for :func:`plan`.
         tile: side of a tile without its overlap, in place of a budget; what waits then stays in memory.
         statistics: "exact", those of the whole picture; or "thumbnail", those of a copy of 512 pixels: no tile waits,
-            nothing is kept, but colours and contrast differ a little.
+            nothing is kept, but colors and contrast differ a little.
         options: further arguments of the model; styles are the same for all tiles.
         progress: called with how many tiles of how many are done, over all rounds.
         around: what threads enter that compute tiles side by side, on CPUs, as the caller has; modes of torch belong to

@@ -82,7 +82,7 @@ def gray(image: Tensor) -> Tensor:
 
 @full_precision
 def color_loss(image: Tensor, target: Tensor) -> Tensor:
-    """Keep the colours of `target`: L1 on luma, Huber on both chromas, summed (AnimeGAN, Chen et al., 2020).
+    """Keep the colors of `target`: L1 on luma, Huber on both chromas, summed (AnimeGAN, Chen et al., 2020).
 
     As there, in YUV of pictures in [0, 1].
     """

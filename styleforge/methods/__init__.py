@@ -28,7 +28,7 @@ METHODS: dict[str, Entry] = {
     "cyclegan": Entry("cyclegan", "CycleGAN", {}, "unpaired pictures, there and back"),
     "pix2pix": Entry("pix2pix", "Pix2Pix", {}, "pairs of pictures with the same file name"),
     "dcgan": Entry("dcgan", "DCGAN", {}, "new pictures like the given ones, out of noise"),
-    "cut": Entry("cut", "CUT", {}, "unpaired pictures, one way, calm colours"),
+    "cut": Entry("cut", "CUT", {}, "unpaired pictures, one way, calm colors"),
     "fastcut": Entry(
         "cut",
         "CUT",

@@ -17,9 +17,9 @@ from .base import Adversary, Batch, Method, Player, Terms
 
 
 class AnimeGAN(Method):
-    """Texture from the drawings, colours from the photograph, and edges that the discriminator insists on.
+    """Texture from the drawings, colors from the photograph, and edges that the discriminator insists on.
 
-    To the discriminator drawings without colour, and drawings with soft edges, are fakes as well.
+    To the discriminator drawings without color, and drawings with soft edges, are fakes as well.
 
     Args:
         width: base channels of the generator.
@@ -30,10 +30,10 @@ class AnimeGAN(Method):
         layer: its layer that content and style are compared at.
         gan: weight of fooling the discriminator.
         content: weight of what the source shows, L1 of features, as a share of their size.
-        style: weight of the texture of drawings without their colours, L1 of Gram matrices, likewise.
-        color: weight of the source's colours; see :func:`~styleforge.losses.color_loss`.
+        style: weight of the texture of drawings without their colors, L1 of Gram matrices, likewise.
+        color: weight of the source's colors; see :func:`~styleforge.losses.color_loss`.
         tv: weight of the total variation.
-        gray: weight of drawings without colour as fakes; 0 for styles that have none themselves.
+        gray: weight of drawings without color as fakes; 0 for styles that have none themselves.
         edges: weight of drawings with soft edges as fakes.
         warmup: steps, at the beginning, in which the generator learns to paint the photograph itself: its content, and
             its pixels (L1, with the weight of `color`; the paper has the content only). The discriminator pauses.
@@ -83,7 +83,7 @@ class AnimeGAN(Method):
         ]
 
     def discriminator_terms(self, batch: Batch) -> Terms:
-        """Tell drawings from styled photographs, from drawings without colour, and from those with soft edges."""
+        """Tell drawings from styled photographs, from drawings without color, and from those with soft edges."""
         if batch.turn < self.warmup:
             return {}
         real = batch["target"]
@@ -96,7 +96,7 @@ class AnimeGAN(Method):
         return terms | self.adversary.projected_terms(real, self._fake(batch), batch)
 
     def generator_terms(self, batch: Batch) -> Terms:
-        """Fool the discriminator, with the source's content and colours and the drawings' texture."""
+        """Fool the discriminator, with the source's content and colors and the drawings' texture."""
         source, fake = batch["source"], self._fake(batch)
         seen = self._see(fake)
         with torch.no_grad():

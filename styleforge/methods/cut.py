@@ -54,8 +54,8 @@ class CUT(Method):
         discriminator_downsample: see :class:`~styleforge.models.PatchDiscriminator`.
         gan: weight of fooling the discriminator.
         nce: weight of the contrast between source and output.
-        identity: contrast target pictures with their own translation too; calms colours, costs half the speed.
-        identity_l1: weight of leaving target pictures alone, L1, as CycleGAN has it: keeps colours from drifting.
+        identity: contrast target pictures with their own translation too; calms colors, costs half the speed.
+        identity_l1: weight of leaving target pictures alone, L1, as CycleGAN has it: keeps colors from drifting.
             Not in the paper; use it without `identity`.
         flip_equivariance: translate mirrored pictures in half of the turns.
         shift_equivariance: weight of the difference, L1, between the translation of a picture moved by 1 to 3 pixels

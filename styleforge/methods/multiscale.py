@@ -35,7 +35,7 @@ class MultiScale(Method):
         gan: weight of fooling the discriminators, mean over scales.
         reconstruction: distance to the source, "l1" or "l2" (mean squared).
         reconstruction_weight: of that distance, mean over its scales.
-        reconstruction_scales: "coarsest" keeps where things are and their colours; "all" keeps the source.
+        reconstruction_scales: "coarsest" keeps where things are and their colors; "all" keeps the source.
         frequency: weight of :func:`~styleforge.losses.focal_frequency_loss` at the same scales.
         content: weight of the source's features in the finest picture; needs `features`.
         style: weight of the statistics of a target's features in it; needs `features`.
@@ -44,7 +44,7 @@ class MultiScale(Method):
         lr: learning rate of the generator.
         adversarial: see :func:`~styleforge.losses.discriminator_loss`.
         spectral_norm: bound the gain of each convolution of the discriminators (Miyato et al., 2018). Without, their
-            instance norms hide how bright and colourful a picture is, and in short trials ours drifted to neon.
+            instance norms hide how bright and colorful a picture is, and in short trials ours drifted to neon.
         discriminator_lr: of the discriminators; as `lr` when null. At twice the generator's they ask for bolder forms;
             at the same, short trials stayed near photographs.
         adversary: how the discriminators are trained, see :class:`~styleforge.methods.base.Adversary`.

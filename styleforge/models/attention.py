@@ -122,7 +122,7 @@ class AttentionGenerator(PretrainedMixin, tags=["image-to-image", "arbitrary-sty
     """A frozen extractor, attention from the picture's features to the style's, and a learnt decoder.
 
     The extractor is stored with the network, so a style needs no other file. Keys are normalised features: what a
-    place shows, whatever its colours.
+    place shows, whatever its colors.
 
     Args:
         attention: what a place gets from those of the style that it attends to: "adaattn", their mean and

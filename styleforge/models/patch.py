@@ -77,7 +77,7 @@ class PatchDiscriminator(PretrainedMixin, tags=["discriminator"]):
 
 
 class PixelDiscriminator(PretrainedMixin, tags=["discriminator"]):
-    """A logit for each pixel, from 1x1 convolutions: judges colours only.
+    """A logit for each pixel, from 1x1 convolutions: judges colors only.
 
     Args: as :class:`PatchDiscriminator`.
     """

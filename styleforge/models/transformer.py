@@ -15,7 +15,7 @@ from ..hub import Capabilities, PretrainedMixin
 
 # Of the last convolution's values, 1 makes this share of the picture's. It sums up thousands of products, and all its
 # weights move by Adam's step at once: undivided, the first steps drive every pixel to the end of its range. The
-# field's networks, which give values in [0, 255], divide by 127.5 as it were; then colours come late.
+# field's networks, which give values in [0, 255], divide by 127.5 as it were; then colors come late.
 HEAD_UNIT = 8.0
 
 
