@@ -33,7 +33,9 @@ from .losses import gray
 Weigher = str | os.PathLike[str] | Callable[[Path], float]
 """Where weights of pictures come from; see :func:`read_weights`."""
 
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"))
+SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+)
 UNREAD = frozenset((".heic", ".heif"))
 """What phones make and nothing here reads: told of by those who list what is broken, not left out in silence."""
 ROTTEN_SHARE = 0.2
