@@ -35,6 +35,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {  # what `pip install styleforge[EXTRA]` b
     "train": ("accelerate",),
     "demo": ("gradio",),
     "diffusers": ("diffusers",),
+    "examples": ("sklearn",),
     "large": ("pyvips",),
     "export": ("onnx", "onnxruntime"),
     "segment": ("transformers",),

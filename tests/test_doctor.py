@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import json
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,11 @@ def test_it_names_what_is_needed_and_what_is_here():
     assert set(doctor.NEEDED) | set(doctor.EXTRAS) | {"cpu", "memory", "cache", "styleforge"} <= found.keys()
     assert found["torch"].text == importlib.metadata.version("torch") or found["torch"].state == "note"
     assert found["train"].state == "ok" and "accelerate" in found["train"].text
+
+
+def test_every_extra_is_looked_for():
+    declared = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert doctor.EXTRAS.keys() | {"all", "dev"} == declared["optional-dependencies"].keys()
 
 
 def test_a_missing_package_and_a_missing_extra(monkeypatch):
