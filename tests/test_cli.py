@@ -602,6 +602,9 @@ def test_a_survey_from_preparing_to_results(call, style, trained, tmp_path):
     assert code == 0 and json.loads(out)
     code, out, _ = call("survey", "results", study, "--csv")
     assert code == 0 and len(out.splitlines()) == 1
+    for both in (("--csv", "--json"), ("--votes", study / "study.json", "--database", study / "votes.sqlite")):
+        code, _, err = call("survey", "results", study, *both)
+        assert code == 2 and "not both" in err
     code, _, err = call("survey", "results", study, "--database", tmp_path / "typo.sqlite")
     assert code == 1 and "The votes cannot be read" in err and not list(tmp_path.rglob("*.sqlite"))
 

@@ -694,9 +694,7 @@ def rows_of(width, height, bits, channels, seed=0):
     return [b"\0" + (b"\xff" if i % 2 else b"\x5a") * size for i in range(height)]
 
 
-@pytest.mark.parametrize(
-    ("bits", "color"), [(1, 0), (4, 0), (8, 0), (16, 0), (8, 2), (16, 2), (8, 4), (8, 6), (16, 6)]
-)
+@pytest.mark.parametrize(("bits", "color"), [(1, 0), (4, 0), (8, 0), (16, 0), (8, 2), (16, 2), (8, 4), (8, 6), (16, 6)])
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (9, 4), (33, 17)])
 def test_a_png_that_ends_early_inside_a_sound_stream(size, bits, color):
     width, height = size

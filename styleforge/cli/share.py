@@ -191,6 +191,9 @@ def results(study: Path, database: Path | None, votes: tuple[Path, ...], as_csv:
     """Say who won in STUDY: win rates with exact intervals, and Bradley-Terry scores."""
     from .. import survey as surveys
 
+    for one, other, both in (("--votes", "--database", votes and database), ("--csv", "--json", as_csv and as_json)):
+        if both:
+            raise click.UsageError(f"Give {one} or {other}, not both.")
     found = surveys.load(study)
     if votes:
         cast = [vote for file in votes for vote in surveys.read_csv(file)]
