@@ -39,7 +39,7 @@ _CSS = """
 #head .bar { height: 6px; border-radius: 3px; background: var(--border-color-primary); margin-bottom: .2rem; }
 #head .bar div { height: 100%; border-radius: 3px; background: var(--primary-500); }
 #head .asked { color: #b3261e; font-weight: 600; } .dark #head .asked { color: #ff8a80; }
-#pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); }
+#pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); }
 #pictures img { max-height: 62vh; object-fit: contain; }
 #choices { position: sticky; bottom: 0; z-index: 20; padding: .5rem 0; background: var(--body-background-fill);
     flex-wrap: nowrap; }
