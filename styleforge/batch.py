@@ -34,7 +34,7 @@ import torch
 from PIL import Image
 
 from . import control, files, images
-from .data import SUFFIXES, UNREAD, list_pictures
+from .data import SUFFIXES, list_pictures
 from .errors import ConfigError, DataError, ImageError, MaskMismatch, MissingExtra, NoSuchRegion
 from .images import ImagePolicy, Picture
 from .pipeline import StylePipeline
@@ -95,17 +95,16 @@ def find_pictures(inputs: Iterable[Input]) -> list[tuple[Path, Path]]:
         DataError: no such folder, no pictures in it, or a glob that matches nothing.
     """
     found: list[tuple[Path, Path]] = []
-    suffixes = SUFFIXES | UNREAD
     for given in map(os.fsdecode, inputs):
         path = Path(given)
-        if path.is_file() or (path.suffix.lower() in suffixes and not glob.has_magic(given)):
+        if path.is_file() or (path.suffix.lower() in SUFFIXES and not glob.has_magic(given)):
             found.append((path, Path(path.name)))  # one that is not there fails later, and the others are styled
         elif path.is_dir() or not glob.has_magic(given):
-            found += [(file, file.relative_to(path)) for file in list_pictures(path, also=UNREAD)]
+            found += [(file, file.relative_to(path)) for file in list_pictures(path)]
         else:
             fixed = len(next((parent for parent in path.parents if not glob.has_magic(str(parent))), Path()).parts)
             matches = [Path(match) for match in sorted(glob.glob(given, recursive=True))]
-            matches = [match for match in matches if match.is_file() and match.suffix.lower() in suffixes]
+            matches = [match for match in matches if match.is_file() and match.suffix.lower() in SUFFIXES]
             if not matches:
                 raise DataError("No pictures match", where=given, todo="Check the pattern, and quote it in a shell.")
             found += [(match, Path(*match.parts[fixed:])) for match in matches]

@@ -13,7 +13,7 @@ import os
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -33,17 +33,14 @@ from .losses import gray
 Weigher = str | os.PathLike[str] | Callable[[Path], float]
 """Where weights of pictures come from; see :func:`read_weights`."""
 
-SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-)
-UNREAD = frozenset((".heic", ".heif"))
-"""What phones make and nothing here reads: told of by those who list what is broken, not left out in silence."""
+SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"))
+SUFFIXES |= {".jfif", ".heic", ".heif"}  # JPEG as browsers of Windows name it; of phones, read with the extra `heif`
 ROTTEN_SHARE = 0.2
 KEPT = 2 * 2**30  # bytes of pixels of a domain that stay in memory
 
 
-def list_pictures(folder: str | os.PathLike[str], *, also: Collection[str] = ()) -> list[Path]:
-    """All files below `folder` with the suffix of a picture, or one of `also`, in a fixed order.
+def list_pictures(folder: str | os.PathLike[str]) -> list[Path]:
+    """All files below `folder` with the suffix of a picture, in a fixed order.
 
     What is hidden there is left out, and what training runs have made: a run may lie among the pictures that it learns
     from, and would learn from its own. A picture in place of a folder stands for itself.
@@ -59,8 +56,7 @@ def list_pictures(folder: str | os.PathLike[str], *, also: Collection[str] = ())
     shown = (p for p in folder.rglob("*") if not any(part.startswith(".") for part in p.relative_to(folder).parts))
     everything = [p for p in shown if p.is_file()]
     made = {p.parent for p in everything if p.name == "train.json" and p.parent != folder and _is_of_a_run(p)}
-    suffixes = SUFFIXES.union(also)
-    pictures = sorted(p for p in everything if p.suffix.lower() in suffixes and made.isdisjoint(p.parents))
+    pictures = sorted(p for p in everything if p.suffix.lower() in SUFFIXES and made.isdisjoint(p.parents))
     if not pictures:
         others = ", ".join(sorted({p.suffix or p.name for p in everything})[:5])
         raise DataError(

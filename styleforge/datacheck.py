@@ -30,7 +30,7 @@ from PIL import Image
 from torch import Tensor
 
 from . import images
-from .data import ROTTEN_SHARE, UNREAD, list_pictures, picture_name
+from .data import ROTTEN_SHARE, list_pictures, picture_name
 from .errors import ImageError
 
 HARMFUL = ("rotten", "duplicate", "near", "leak", "uniform")
@@ -125,7 +125,7 @@ def check(
     """
     places: dict[Path, set[int]] = {}
     for number, folder in enumerate(folders):
-        for file in list_pictures(folder, also=UNREAD):
+        for file in list_pictures(folder):
             places.setdefault(file, set()).add(number)
     looks: dict[Path, _Look] = {}
     rows: list[Row] = []
@@ -272,15 +272,13 @@ def _summary(
 ) -> Iterator[str]:
     harmed = {row.file for row in rows if row.kind in HARMFUL and row.kind != "leak"}
     rotten = Counter(number for row in rows if row.kind == "rotten" for number in places[row.file])
-    unread = Counter(number for file in places if file.suffix.lower() in UNREAD for number in places[file])
     useless = Counter(number for file in harmed for number in places[file])
     counts = Counter(number for numbers in places.values() for number in numbers)
     useful = [counts[number] - useless[number] for number in range(len(folders))]
     for number, folder in enumerate(folders):
         expected = next(words for least, words in EXPECTED if useful[number] >= least)
         yield f"{folder}: {counts[number]} pictures, {useful[number]} of use; {expected}."
-        counted = counts[number] - unread[number]  # training leaves the others out by their names
-        if rotten[number] - unread[number] > ROTTEN_SHARE * counted:
+        if rotten[number] > ROTTEN_SHARE * counts[number]:
             yield f"{folder}: more than {ROTTEN_SHARE:.0%} cannot be used; training refuses that."
     if len(folders) == 2 and max(useful) >= 3 * min(useful) > 0:
         times = max(useful) / min(useful)

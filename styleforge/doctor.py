@@ -36,6 +36,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {  # what `pip install styleforge[EXTRA]` b
     "demo": ("gradio",),
     "diffusers": ("diffusers",),
     "examples": ("sklearn",),
+    "heif": ("pi_heif",),
     "large": ("pyvips",),
     "export": ("onnx", "onnxruntime"),
     "segment": ("transformers",),

@@ -44,7 +44,8 @@ class ImagePolicy:
     """Every limit on a picture in one place; changed by the caller in code only, never by data.
 
     Attributes:
-        formats: Pillow's names of the only decoders that are tried. "JPEG" includes MPO (phone cameras).
+        formats: Pillow's names of the only decoders that are tried. "JPEG" includes MPO (phone cameras); "HEIF"
+            (HEIC of iPhones) needs the extra `heif`.
             Left out of the default: formats without a signature (TGA: any bytes would be a picture),
             those whose header need not tell the decoded size (ICO), JPEG2000 (a cut file may decode).
         max_pixels: width times height, checked before anything is decoded.
@@ -56,7 +57,7 @@ class ImagePolicy:
         url_bytes: size of a download, on top of `max_bytes`.
     """
 
-    formats: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")
+    formats: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "HEIF")
     max_pixels: int = 200_000_000
     max_side: int = 50_000
     max_bytes: int = 512 * 2**20
@@ -238,6 +239,12 @@ def _identify(file: BinaryIO, where: str, policy: ImagePolicy) -> Image.Image:
     Image.init()
     file.seek(0)
     prefix = file.read(32)
+    of_phone = prefix[4:10] in (b"ftyphe", b"ftypmi")
+    if of_phone and "HEIF" in policy.formats:
+        with contextlib.suppress(ImportError):
+            import pi_heif
+
+            pi_heif.register_heif_opener()
     cause: Exception = ValueError(f"no {', '.join(policy.formats)} picture begins like this")
     for name in policy.formats:
         factory, accept = Image.OPEN.get(name, (None, None))
@@ -248,9 +255,11 @@ def _identify(file: BinaryIO, where: str, policy: ImagePolicy) -> Image.Image:
             except SyntaxError as error:  # "not mine", and what Pillow makes of most errors in a header
                 cause = error
     others = [name for name, (_, accept) in Image.OPEN.items() if accept and accept(prefix) is True]
-    others += ["HEIC"] if prefix[4:10] in (b"ftyphe", b"ftypmi") else []  # phones; no plugin of Pillow's
+    others += ["HEIC"] if of_phone else []
     if others and isinstance(cause, ValueError):
         allowed, todo = ", ".join(policy.formats), "Convert it to PNG or JPEG first."
+        if of_phone and "HEIF" in policy.formats:
+            todo = "Install what reads it: pip install 'styleforge[heif]'. Or convert it to PNG or JPEG first."
         raise ImageFormatRefused("This format is not read", where=where, found=others[0], allowed=allowed, todo=todo)
     raise cause
 

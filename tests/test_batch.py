@@ -5,11 +5,13 @@ import io
 import os
 import shutil
 import signal
+import sys
 import threading
 
 import numpy as np
 import pytest
 import torch
+from heic import HEIC
 from PIL import Image
 
 from styleforge import ResnetGenerator, StylePipeline, batch, files, images
@@ -56,13 +58,15 @@ def test_files_folders_and_globs_keep_their_place(photos):
     assert find_pictures([odd]) == [(odd, odd.relative_to(photos))]
 
 
-def test_what_a_phone_made_and_nothing_reads_is_listed(pipe, photos, tmp_path):
-    (photos / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+def test_what_a_phone_made_is_listed_where_nothing_reads_it(pipe, photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    (photos / "IMG_1.HEIC").write_bytes(HEIC)
     for given, done in ((photos, 4), (photos / "*", 2)):
         summary = stylize_many(pipe, [given], tmp_path / str(done))
         assert summary.done == done
         ((file, reason),) = summary.failed
-        assert file.name == "IMG_1.HEIC" and "found HEIC" in reason and "Convert it" in reason
+        assert file.name == "IMG_1.HEIC" and "found HEIC" in reason and "styleforge[heif]" in reason
 
 
 @pytest.mark.parametrize(("given", "message"), [("photo", "No such folder"), ("*.gif", "No pictures match")])

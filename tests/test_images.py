@@ -21,6 +21,8 @@ import PIL
 import pytest
 import torch
 from effort import CLEAR, growth, seconds
+from heic import HEIC
+from heic import scene as shown
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -957,7 +959,6 @@ def test_the_strict_policy_reads_the_three_formats(form):
     [
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "EPS"),
         (b"8BPS\0\1" + bytes(30), "PSD"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
         (b"\0\0\1\0\1\0" + bytes(30), "ICO"),
         (b"SIMPLE  =                    T" + bytes(80), "FITS"),
         (b"\xd7\xcd\xc6\x9a\0\0" + bytes(60), "WMF"),
@@ -970,6 +971,30 @@ def test_other_formats_are_named_and_never_opened(data, name, monkeypatch):
         monkeypatch.setitem(Image.OPEN, other, (lambda *_: pytest.fail("opened"), Image.OPEN[other][1]))
     with pytest.raises(ImageFormatRefused, match=f"found {name}; allowed: PNG"):
         read(data)
+
+
+def test_what_iphones_make_is_read_upright():
+    pytest.importorskip("pi_heif", reason="pip install styleforge[heif]")
+    picture = read(HEIC)
+    assert picture.size == (48, 64) and picture.alpha is None
+    assert np.abs(picture.rgb.astype(int) - shown()).mean() < 3
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.99])
+def test_a_cut_picture_of_an_iphone_is_refused(share):
+    pytest.importorskip("pi_heif", reason="pip install styleforge[heif]")
+    with pytest.raises(ImageError):
+        read(HEIC[: int(share * len(HEIC))])
+
+
+def test_without_its_extra_a_picture_of_an_iphone_says_which(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    Image.init()
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    with pytest.raises(ImageFormatRefused, match=r"found HEIC.*pip install 'styleforge\[heif\]'"):
+        read(HEIC)
+    with pytest.raises(ImageFormatRefused, match="found HEIC; allowed: PNG, JPEG, WEBP. Convert it"):
+        read(HEIC, STRICT_POLICY)
 
 
 def test_a_caller_may_allow_more_formats():

@@ -62,6 +62,7 @@ HEAVY = {
     "huggingface_hub": {"bridges", "doctor", "card", "discover", "hub", "push", "repos", "survey"},
     "onnx": {"export"},
     "onnxruntime": {"export"},
+    "pi_heif": {"images"},
     "pyvips": {"large"},
     "ray": {"batch"},
     "spandrel": {"bridges"},

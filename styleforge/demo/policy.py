@@ -22,7 +22,7 @@ import gradio as gr
 from gradio.exceptions import InvalidPathError
 from gradio.utils import get_upload_folder
 
-from ..data import SUFFIXES, UNREAD
+from ..data import SUFFIXES
 from ..download import read_at_most
 from ..errors import ConfigError, DataError, ImageError, ImageFormatRefused, ImageTooLarge, StyleforgeError
 from ..files import KEPT
@@ -237,7 +237,7 @@ def _unpack(archive: Path, folder: Path, found: list[Path], policy: Policy) -> N
 def _is_picture(name: str) -> bool:
     path = PureWindowsPath(name)
     hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts if part != "..")
-    return path.suffix.lower() in SUFFIXES | UNREAD and not hidden
+    return path.suffix.lower() in SUFFIXES and not hidden
 
 
 def _free(folder: Path, name: str, taken: list[Path]) -> Path:
