@@ -42,7 +42,7 @@ SIDE = 512  # pixels of the pictures whose speed is measured
 
 def zoo() -> dict[str, dict[str, Any]]:
     """What is published, by name, in the order of the README."""
-    styles = tomllib.loads((CARDS / "zoo.toml").read_text())["style"]
+    styles = tomllib.loads((CARDS / "zoo.toml").read_text(encoding="utf-8"))["style"]
     return {style.pop("name"): style for style in styles}
 
 
@@ -110,7 +110,7 @@ def asked(measured: dict[str, Any], crops: Path) -> dict[str, Any]:
             whole.crop((*corner, corner[0] + side, corner[1] + side)).save(crops / f"{number}.png")
         return {"source": SHARED / "data/photo2classic/testA", "target": crops, **measured}
     if names := measured.pop("learnt", None):
-        learnt = (ROOT / "scripts" / "recipes" / names).read_text().split()
+        learnt = (ROOT / "scripts" / "recipes" / names).read_text(encoding="utf-8").split()
         for file in (SHARED / "data" / measured.pop("target")).iterdir():
             if file.name not in learnt:
                 (crops / file.name).symlink_to(file.resolve())

@@ -143,7 +143,7 @@ def unpack(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], pref
 
 
 def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     if not isinstance(manifest, dict) or type(manifest.get("step")) is not int:
         raise ValueError(f"{MANIFEST} tells no step")
     if manifest.pop(SEAL, None) not in (None, _seal(manifest)):

@@ -202,7 +202,7 @@ def refuse_other(config: TrainConfig, run: Path) -> None:
     if not path.exists():
         return
     try:
-        before = dict(json.loads(path.read_text()))
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise ConfigError("train.json is damaged", where=path, found=error, todo="Repair or remove it.") from error
     now = asdict(config)

@@ -339,7 +339,7 @@ def _check_sound(av: Any, source: Path, target: Path) -> None:
 def _parts(folder: Path, settings: list[Any], resume: bool) -> list[Path]:
     """Finished parts of a run with these settings; everything else in the folder goes."""
     manifest, text = folder / "settings.json", json.dumps(settings)
-    if not (resume and manifest.is_file() and manifest.read_text() == text):
+    if not (resume and manifest.is_file() and manifest.read_text(encoding="utf-8") == text):
         shutil.rmtree(folder, ignore_errors=True)
         files.write_text(manifest, text)
     files.clean(folder)

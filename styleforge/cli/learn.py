@@ -176,7 +176,7 @@ def evaluate(style: str, output: Path, as_json: bool, **options: Any) -> None:
     with progress_bar("picture") as show:
         found = measure(style, output=output, progress=show, **options)
     if as_json:
-        click.echo((output / "metrics.json").read_text())
+        click.echo((output / "metrics.json").read_text(encoding="utf-8"))
         return
     other = [(found.against["style"], found.against["metrics"])] if found.against else []
     for line in _table([("style", found.metrics), *other, *found.controls.items()]):
