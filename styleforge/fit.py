@@ -32,6 +32,7 @@ SMALLEST = 64
 DRY_STEPS = 3
 # What torch, CUDA, oneDNN, C++ and Python say when they get no more.
 NO_MEMORY = ("can't allocate memory", "out of memory", "could not create a primitive", "bad_alloc", "MemoryError")
+NO_MEMORY += ("not enough memory",)  # torch's allocator on Windows
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,13 @@ def test_dry_steps_are_the_real_loop(config, tmp_path):
         fitting.measure(broken, 128, 1, False, memory.GIB)
 
 
+def test_full_memory_is_told_otherwise_on_windows(config, monkeypatch):
+    said = "RuntimeError: [enforce fail at alloc_cpu.cpp] data. DefaultCPUAllocator: not enough memory: you tried ..."
+    child = SimpleNamespace(returncode=1, stdout="", stderr=said)
+    monkeypatch.setattr(fitting.subprocess, "run", lambda *args, **kwargs: child)
+    assert fitting.measure(config, 128, 1, False, memory.GIB).bytes is None
+
+
 def test_memory_is_what_the_system_says():
     free, before = memory.available(), memory.peak()
     block = torch.ones(before + 64 * MIB, dtype=torch.uint8)  # more than there ever was
