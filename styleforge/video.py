@@ -360,7 +360,7 @@ def _restore(style: SteadyStyle, parts: list[Path]) -> int:
     """Let a style go on behind the last part; the number of frames so far."""
     if not parts:
         return 0
-    state = safetensors.torch.load_file(_state_of(parts[-1]))
+    state = safetensors.torch.load_file(_state_of(parts[-1]), backend="pread")  # Windows removes no mapped file
     count, *_ = state.pop("numbers").tolist()
     style.state = state
     return count

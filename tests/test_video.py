@@ -6,6 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -327,8 +328,19 @@ def test_a_full_disk_keeps_finished_parts(pipe, film, tmp_path, monkeypatch):
         disk.setattr(video, "_join", full)
         with pytest.raises(ImageUnreadable, match="No space left"):
             stylize_video(pipe, film, tmp_path / "out.mp4")
+    held = []  # of what is removed; Windows would not
+    remove = video.shutil.rmtree
+    process = psutil.Process()
+
+    def look(folder, **options):
+        used = [*getattr(process, "memory_maps", list)(), *process.open_files()]
+        held.extend(one.path for one in used if one.path.startswith(str(folder)))
+        remove(folder, **options)
+
+    monkeypatch.setattr(video.shutil, "rmtree", look)
     report = stylize_video(pipe, film, tmp_path / "out.mp4")
     assert (report.frames, report.resumed) == (7, 7) and len(watch(tmp_path / "out.mp4")[0]) == 7
+    assert not held
 
 
 def test_sound_that_the_container_refuses_is_told_before_a_frame_is_styled(pipe, tmp_path, monkeypatch):
