@@ -77,6 +77,7 @@ def stylize_file(
                     pipe.paint(picture, _Rows(file, height, width), **options)
                 _write(vips, raw, picture.size, alpha, temporary)
             finally:
+                _let_go(vips)
                 raw.unlink(missing_ok=True)
     return target
 
@@ -142,6 +143,13 @@ def _write(vips: Any, raw: Path, size: tuple[int, int], alpha: Any, target: Path
     image = image.copy(interpretation="srgb")
     save, options = WRITERS[target.suffix.lower()]
     getattr(image if alpha is None else image.bandjoin(alpha), save)(str(target), keep="none", **options)
+
+
+def _let_go(vips: Any) -> None:
+    """Empty libvips' memory of what it has done: it keeps files open, which Windows then does not remove."""
+    most = vips.cache_get_max()
+    vips.cache_set_max(0)
+    vips.cache_set_max(most)
 
 
 class _Scan:

@@ -1,6 +1,9 @@
 """Pictures from file to file, by parts, through libvips."""
 
+from pathlib import Path
+
 import numpy as np
+import psutil
 import pytest
 import torch
 from click.testing import CliRunner
@@ -53,6 +56,28 @@ def test_formats_in_tiles(pipe, tmp_path, name):
     options = {"max_memory": 0.012, "progress": lambda *done: tiles.append(done)}
     assert compared(pipe, tmp_path / name, tmp_path / "out.tif", **options) <= 1, "decoders of JPEG differ by one"
     assert len(tiles) > 8
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_no_file_that_goes_is_open(pipe, tmp_path, monkeypatch, mode):
+    """Windows would not let it go; nor the picture itself, should its owner want that."""
+    process, remove, gone, held = psutil.Process(), Path.unlink, [], []
+
+    def used():
+        mapped = getattr(process, "memory_maps", list)()  # not on macOS
+        return {Path(one.path) for one in [*mapped, *process.open_files()]}
+
+    def unlink(path, **options):
+        gone.append(path.suffix)
+        held.extend({path} & used())
+        remove(path, **options)
+
+    name = "in.jpg" if mode == "RGB" else "in.png"
+    picture(64, 48, mode).save(tmp_path / name)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    large.stylize_file(pipe, tmp_path / name, tmp_path / "out.png")
+    assert ".raw" in gone and not held
+    assert not used() & {tmp_path / name, tmp_path / "out.png"}
 
 
 def test_orientation_and_profile_are_heeded(pipe, tmp_path):
