@@ -14,7 +14,7 @@ import test_convert
 import torch
 from PIL import Image
 
-from styleforge import ResnetGenerator, StylePipeline, bundled_styles, configs, images, methods
+from styleforge import ResnetGenerator, StylePipeline, bundled_styles, configs, images, methods, survey
 from styleforge.adaptation import Adaptation
 from styleforge.cli import cli, learn, main
 from styleforge.cli.options import reference_of
@@ -607,6 +607,16 @@ def test_a_survey_from_preparing_to_results(call, style, trained, tmp_path):
         assert code == 2 and "not both" in err
     code, _, err = call("survey", "results", study, "--database", tmp_path / "typo.sqlite")
     assert code == 1 and "The votes cannot be read" in err and not list(tmp_path.rglob("*.sqlite"))
+
+
+def test_votes_are_written_as_they_are_read_whatever_the_terminal_has(call, monkeypatch, tmp_path):
+    vote = survey.Vote("s", "t", 0, "Müller, 雪", ("a", "b"), None, "a", 1.0)
+    monkeypatch.setattr(survey, "load", lambda folder: None)
+    monkeypatch.setattr(survey, "read_database", lambda *given: [vote])
+    with open(tmp_path / "votes.csv", "w", encoding="cp1252", newline="\r\n") as file:  # as Windows redirects it
+        monkeypatch.setattr(sys, "stdout", file)
+        assert call("survey", "results", tmp_path, "--csv")[0] == 0
+    assert survey.read_csv(tmp_path / "votes.csv") == [vote]
 
 
 @pytest.mark.parametrize("command", [("demo",), ("survey", "serve", "study")], ids=["demo", "survey"])

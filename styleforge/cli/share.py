@@ -200,7 +200,7 @@ def results(study: Path, database: Path | None, votes: tuple[Path, ...], as_csv:
     else:
         cast = surveys.read_database(found, database)
     if as_csv:
-        click.echo(surveys.write_csv(cast), nl=False)
+        click.echo(surveys.write_csv(cast).encode(), nl=False)  # as --votes reads it, whatever the terminal has
         return
     made = surveys.results(found, cast)
     click.echo(json.dumps(made.json(), indent=2) if as_json else made.text())
