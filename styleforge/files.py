@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from .errors import ConfigError
 _TEMPORARY = re.compile(r"\..*-(\d{1,9})-[0-9a-f]{8}\.tmp(\..*)?")
 KEPT = 48  # letters of a name: systems allow 255 bytes, a letter may have 4, and what is added wants room
 _ABANDONED = 86_400  # seconds: no writer takes a day
+_IN_USE = (5, 32)  # what Windows calls a file that somebody has open
+_PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)  # seconds
 
 
 @contextmanager
@@ -36,7 +38,7 @@ def replacing(path: str | os.PathLike[str], folder: Path | None = None) -> Itera
     try:
         yield temporary
         _sync(temporary)
-        os.replace(temporary, path)
+        _patiently(os.replace, temporary, path)
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -146,10 +148,22 @@ def _elsewhere(number: int) -> bool:
     return number != os.getpid() and psutil.pid_exists(number)
 
 
+def _patiently(move: Callable[[Path, Path], None], source: Path, target: Path) -> None:
+    """Rename; Windows refuses that while anybody has a file open, as virus scanners have each new one for a moment."""
+    for pause in _PAUSES:
+        try:
+            return move(source, target)
+        except PermissionError as error:
+            if getattr(error, "winerror", None) not in _IN_USE:
+                raise
+            time.sleep(pause)
+    return move(source, target)
+
+
 def _renamed(source: Path, target: Path) -> bool:
     """Rename a folder; not when another writer has made the target by now."""
     try:
-        os.rename(source, target)
+        _patiently(os.rename, source, target)
     except OSError:
         if not target.is_dir():
             raise
@@ -167,11 +181,11 @@ def _replace_all(source: Path, target: Path, files: list[Path]) -> None:
             _link(target / file, old / file)
     try:
         for file in files:
-            os.replace(source / file, target / file)
+            _patiently(os.replace, source / file, target / file)
     except BaseException:
         for file in files:
             if (old / file).exists():
-                os.replace(old / file, target / file)
+                _patiently(os.replace, old / file, target / file)
             else:
                 (target / file).unlink(missing_ok=True)
         raise

@@ -180,6 +180,38 @@ def test_a_disk_that_is_full_at_the_last_moment(tmp_path, monkeypatch, number, h
     assert contents(tmp_path) == {"file": "old" if heard else "new"}
 
 
+def test_a_file_that_windows_has_in_use_for_a_moment(tmp_path, monkeypatch):
+    """As a virus scanner has each new one; what may never be written is told at once."""
+    moves = {"replace": os.replace, "rename": os.rename}
+    tries, waits = [], []
+
+    class InUse(PermissionError):
+        winerror = 5
+
+    def scanned(name):
+        def move(source, target):
+            tries.append(Path(target))
+            if tries.count(Path(target)) < 3:
+                raise InUse(errno.EACCES, "Access is denied")
+            moves[name](source, target)
+
+        return move
+
+    for name in moves:
+        monkeypatch.setattr(os, name, scanned(name))
+    monkeypatch.setattr(files.time, "sleep", waits.append)
+    write_text(tmp_path / "file", "x")
+    for text in ("1", "2"):  # a new folder, and one that is there
+        with replacing_folder(tmp_path / "folder") as temporary:
+            put(temporary, x=text)
+    assert contents(tmp_path) == {"file": "x", "folder/x": "2"}
+    assert len(waits) == 6 and max(waits) < 0.2
+    monkeypatch.setattr(InUse, "winerror", None)
+    with pytest.raises(PermissionError):
+        write_text(tmp_path / "other", "x")
+    assert len(waits) == 6 and not (tmp_path / "other").exists()
+
+
 def test_a_file_in_the_way(tmp_path):
     path = put(tmp_path, file="a file") / "file"
     with pytest.raises(OSError), replacing_folder(path) as temporary:
