@@ -201,7 +201,7 @@ def _link(source: Path, target: Path) -> None:
 def _sync(path: Path) -> None:
     """Ask the system to put a file or a folder's entries on the disk."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows asks for the right to write
     except OSError:  # Windows cannot open folders
         return
     try:

@@ -180,6 +180,22 @@ def test_a_disk_that_is_full_at_the_last_moment(tmp_path, monkeypatch, number, h
     assert contents(tmp_path) == {"file": "old" if heard else "new"}
 
 
+def test_windows_syncs_what_is_open_for_writing(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    path, synced = write_text(tmp_path / "file", "x"), []
+
+    def flush(descriptor):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        synced.append(os.fstat(descriptor).st_ino)
+
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "fsync", flush)
+        windows.setattr(os, "name", "nt")
+        files._sync(path)
+    assert synced == [path.stat().st_ino]
+
+
 def test_a_file_that_windows_has_in_use_for_a_moment(tmp_path, monkeypatch):
     """As a virus scanner has each new one; what may never be written is told at once."""
     moves = {"replace": os.replace, "rename": os.rename}
