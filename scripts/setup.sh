@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 extras="${1:-train}"
 torch="${TORCH:-torch==2.13.0}"
-stamp=".venv/.styleforge-$(printf '%s %s' "$extras" "$torch" | cat - pyproject.toml | sha256sum | cut -c1-16)"
+stamp=".venv/.styleforge-$(printf '%s %s' "$extras" "$torch" | cat - pyproject.toml | cksum | cut -d ' ' -f 1)"
 [ -e "$stamp" ] && exit 0
 [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
 export PIP_DISABLE_PIP_VERSION_CHECK=1

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -201,6 +202,22 @@ def test_no_pickle_is_ever_read():
 
 def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_setting_up_needs_no_tools_but_those_of_every_system(tmp_path):
+    """Of POSIX, that is: macOS before 15 has no sha256sum."""
+    for folder in ("tools", "scripts", ".venv/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    for tool in ("bash", "cat", "cksum", "cut", "dirname", "grep", "touch"):
+        (tmp_path / "tools" / tool).symlink_to(shutil.which(tool))
+    for name in ("python", "pip"):
+        (tmp_path / ".venv/bin" / name).write_text("#!/bin/sh\n")
+        (tmp_path / ".venv/bin" / name).chmod(0o755)
+    for name in ("pyproject.toml", "scripts/setup.sh"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    command = ["bash", tmp_path / "scripts/setup.sh"]
+    done = subprocess.run(command, env={"PATH": str(tmp_path / "tools")}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "") and len(list(tmp_path.glob(".venv/.styleforge-*"))) == 1
 
 
 def test_the_bundled_styles_are_small():
