@@ -11,7 +11,8 @@
 # on the card, and whose it is), PYTHON (python), CHECK=no (begin, whatever the check says).
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,11s/^# //p' "$0" >&2; exit 2; }
-source="$(realpath "$1")" target="$(realpath "$2")" output="$(realpath -m "${3:-runs/style-in-an-hour}")"
+source="$(realpath "$1")" target="$(realpath "$2")" output="${3:-runs/style-in-an-hour}"
+[[ $output = /* ]] || output="$PWD/$output"
 training=$((${BUDGET_MINUTES:-60} * 54))  # seconds; a tenth is for reading, measuring, and the card
 styleforge() { "${PYTHON:-python}" -m styleforge "$@"; }
 
@@ -41,7 +42,7 @@ PY
 # paintings it drowns all else; the equalizer at the end does what is left of its work.)
 base="${BASE:-fastcut-impressionist}" features="${FEATURES:-vgg19}"
 projected=(--projected 1 --features "$features")
-[ "$features" != none ] || projected=()
+[ "$features" != none ] || projected=(--projected 0)  # bash of macOS takes an empty one for a name that is not set
 train() {
     local begin=(adapt "$base") given=(--zoom 2,2 --detail --discriminator-width 64 --lr-scale 1 --discriminator-warmup 60)
     if [ "$base" = none ]; then
