@@ -337,9 +337,17 @@ def test_the_other_process_knows_no_secrets(stand_in, rooms, monkeypatch):
     assert "TORCH" not in str(caught.value) and "TOKEN" not in str(caught.value)
 
 
-def test_a_full_disk_is_called_one(tmp_path, here, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, os.strerror(28)),
+        safetensors.SafetensorError("Error while serializing: I/O error: Der Datenträger ist voll. (os error 112)"),
+    ],
+    ids=["of the system", "of Rust on Windows"],
+)
+def test_a_full_disk_is_called_one(tmp_path, here, monkeypatch, error):
     def full(*_):
-        raise OSError(28, os.strerror(28))
+        raise error
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
     with pytest.raises(StyleforgeError, match="No room for temporary files.*TMPDIR"):

@@ -598,7 +598,7 @@ def outcome(path: Path, folder: Path, memory: int) -> dict[str, Any]:
     except Exception as error:  # what torch, zipfile and pickletools raise over mutated files: eleven classes
         if "alloc" in str(error):
             return {"refused": too_much.facts}
-        if "space left" in str(error):
+        if any(words in str(error) for words in ("space left", "os error 112")):  # the latter is Rust's on Windows
             return {"refused": no_room(folder).facts}
         return {"refused": corrupt(f"{type(error).__name__}: {str(error)[:200]}").facts}
 
