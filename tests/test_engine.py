@@ -36,6 +36,7 @@ from styleforge.models import (
     UNetGenerator,
 )
 
+of_onednn = pytest.mark.skipif(fast._onednn is None, reason="this torch has no oneDNN, as those of Apple")
 TILED = [
     (ResnetGenerator, {"blocks": 2}),
     (ResnetGenerator, {"blocks": 1, "border": "reflect", "upsample": "resize"}),
@@ -486,6 +487,7 @@ def test_layouts_change_nothing_but_roundings(model, config):
     ("shape", "count", "padding"),
     [((1, 8, 9, 13), 5, 0), ((2, 16, 33, 31), 16, 1), ((3, 4, 6, 300), 4, (0, 2)), ((1, 192, 40, 40), 200, 1)],
 )
+@of_onednn
 @torch.no_grad()
 def test_fewer_multiplications_give_the_same_convolution(shape, count, padding):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -497,6 +499,7 @@ def test_fewer_multiplications_give_the_same_convolution(shape, count, padding):
 
 
 @pytest.mark.parametrize("half", [True, False])
+@of_onednn
 @torch.no_grad()
 def test_wide_convolutions_multiply_less_in_float32_only(half, monkeypatch):
     """Those of 3 x 3 and stride 1 between many channels; all others stay what they are."""
@@ -533,6 +536,7 @@ def test_in_half_a_relu_is_that_of_every_number(monkeypatch):
 
 
 @pytest.mark.parametrize("channels", [8, 256])
+@of_onednn
 @torch.no_grad()
 def test_in_half_a_convolution_of_a_padded_map_is_the_same_however_wide(channels, monkeypatch):
     monkeypatch.setattr(engine.fast, "bf16_is_fast", lambda device: True)

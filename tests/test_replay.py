@@ -197,6 +197,7 @@ class Half(nn.Module):
 
 @pytest.mark.parametrize("also", [False, True])
 @pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.skipif(engine.fast._onednn is None, reason="this torch has no oneDNN, as those of Apple")
 @torch.no_grad()
 def test_a_relu_behind_a_convolution_is_done_by_it_unless_that_is_wanted_without(inplace, also, monkeypatch):
     monkeypatch.setattr(engine.fast, "bf16_is_fast", lambda device: True)
