@@ -94,8 +94,8 @@ def test_what_a_discriminator_sees_is_changed_for_everybody_and_again_the_same_a
 
 
 def test_unknown_augmentation_is_an_error_before_anything_runs():
-    with pytest.raises(ConfigError, match="color"):
-        methods.build("cyclegan", {"augment": "color"})
+    with pytest.raises(ConfigError, match="colors"):
+        methods.build("cyclegan", {"augment": "colors"})
 
 
 ADVERSARIAL = [name for name in methods.METHODS if "n_critic" in methods.settings(name)]

@@ -34,7 +34,7 @@ def test_words_are_those_of_the_paper():
 @pytest.mark.parametrize(
     ("policy", "word", "hint"),
     [
-        ("color", "color", "Did you mean 'color'?"),
+        ("colors", "colors", "Did you mean 'color'?"),
         ("cutout,Translate", "Translate", "Did you mean 'translation'?"),
         ("color;cutout", "color;cutout", "Separate several by commas."),
         ("color,", "", "Separate several by commas."),
