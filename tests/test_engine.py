@@ -200,6 +200,14 @@ def test_features_of_full_size_are_computed_again_and_deep_ones_kept():
 
 
 @torch.no_grad()
+def test_maps_of_one_column_go_to_files_too(monkeypatch):
+    """As the deepest of a network with many steps down have in each tile."""
+    monkeypatch.setattr(tiled.Plan, "__init__", _with_held(0, tiled.Plan.__init__))
+    net, image = network(ResnetGenerator, blocks=2), picture(28, 28)
+    assert difference(run_tiled(net, image, tile=4), net(image)) <= 2e-5
+
+
+@torch.no_grad()
 def test_what_waits_may_lie_in_files(tmp_path, monkeypatch):
     monkeypatch.setattr(tiled.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(trace, "AGAIN", 0)

@@ -416,7 +416,9 @@ class _Store:
             return
         # Rows of the map as bytes, channels last: each row of a tile is one piece of the file. Not mapped into memory:
         # pages of a mapping count as ours.
-        raw = core[0].permute(1, 2, 0).cpu().flatten(1).view(torch.uint8).numpy()
+        raw = core[0].permute(1, 2, 0).cpu().flatten(1)
+        raw = raw if raw.stride(1) == 1 else raw.contiguous()  # of one column, channels may lie apart
+        raw = raw.view(torch.uint8).numpy()
         for place, line in self._lines(raw, step, down, right, core):
             whole.write(line, place)
 
