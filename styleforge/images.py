@@ -239,7 +239,7 @@ def _identify(file: BinaryIO, where: str, policy: ImagePolicy) -> Image.Image:
     Image.init()
     file.seek(0)
     prefix = file.read(32)
-    of_phone = prefix[4:10] in (b"ftyphe", b"ftypmi")
+    of_phone = prefix[4:10] in (b"ftyphe", b"ftypmi") and b"avif" not in prefix  # which may begin as "mif1", too
     if of_phone and "HEIF" in policy.formats:
         with contextlib.suppress(ImportError):
             import pi_heif
@@ -254,9 +254,9 @@ def _identify(file: BinaryIO, where: str, policy: ImagePolicy) -> Image.Image:
                 return factory(file, "")
             except SyntaxError as error:  # "not mine", and what Pillow makes of most errors in a header
                 cause = error
-    others = [name for name, (_, accept) in Image.OPEN.items() if accept and accept(prefix) is True]
-    others += ["HEIC"] if of_phone else []
-    if others and isinstance(cause, ValueError):
+    others = ["HEIC"] if of_phone else []  # first: Pillow's AVIF takes a "mif1" for its own until it has looked into it
+    others += [name for name, (_, accept) in Image.OPEN.items() if accept and accept(prefix) is True]
+    if others and (isinstance(cause, ValueError) or (of_phone and "HEIF" not in Image.OPEN)):
         allowed, todo = ", ".join(policy.formats), "Convert it to PNG or JPEG first."
         if of_phone and "HEIF" in policy.formats:
             todo = "Install what reads it: pip install 'styleforge[heif]'. Or convert it to PNG or JPEG first."

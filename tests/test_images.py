@@ -987,12 +987,13 @@ def test_a_cut_picture_of_an_iphone_is_refused(share):
         read(HEIC[: int(share * len(HEIC))])
 
 
-def test_without_its_extra_a_picture_of_an_iphone_says_which(monkeypatch):
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])  # of which the second is AVIF's, too
+def test_without_its_extra_a_picture_of_an_iphone_says_which(brand, monkeypatch):
     monkeypatch.setitem(sys.modules, "pi_heif", None)
     Image.init()
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
     with pytest.raises(ImageFormatRefused, match=r"found HEIC.*pip install 'styleforge\[heif\]'"):
-        read(HEIC)
+        read(HEIC.replace(b"ftypheic", b"ftyp" + brand))
     with pytest.raises(ImageFormatRefused, match="found HEIC; allowed: PNG, JPEG, WEBP. Convert it"):
         read(HEIC, STRICT_POLICY)
 
