@@ -74,6 +74,9 @@ def test_a_draw_of_one_picture_alone_spoils_no_interval():
     alone = torch.nn.functional.one_hot(torch.tensor([3]), 8) * 8.0
     found = bootstrap.estimate(kids(x, y, *(torch.cat([each, alone]) for each in times)))
     assert found == expected
+    never_negative = torch.tensor([0.01] + [0.0, 0.02, 0.05, 0.06, 0.1, 0.0, 0.0, 0.3] * 10, dtype=torch.float64)
+    expected = bootstrap.estimate(never_negative)
+    assert expected.low == 0 and bootstrap.estimate(torch.cat([never_negative, torch.tensor([torch.nan])])) == expected
 
 
 def test_the_fid_of_a_set_and_itself_is_not_negative_nor_is_its_interval():

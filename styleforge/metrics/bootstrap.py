@@ -80,5 +80,5 @@ def estimate(values: Tensor) -> Estimate:
     bias = drawn.mean() - value
     bias = bias * (bias.abs() > 3 * drawn.std() / len(drawn) ** 0.5)
     ends = torch.quantile(drawn - bias, torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64))
-    low, high = (ends.clamp_min(0) if values.min() >= 0 else ends).tolist()
+    low, high = (ends.clamp_min(0) if min(value, drawn.min()) >= 0 else ends).tolist()
     return Estimate(value.item(), min(low, value.item()), max(high, value.item()))
