@@ -128,6 +128,15 @@ def test_tiles_overlap_no_more_than_each_part_of_the_pass_looks(monkeypatch):
     assert all(reach <= overlap < reach + 4 for overlap, reach in inside)  # four pixels to a feature of its blocks
 
 
+@pytest.mark.parametrize("height", [69, 73, 74, 97])
+@torch.no_grad()
+def test_tiles_that_reach_the_end_of_an_odd_picture_in_one_part_of_the_pass_only(height):
+    """Where the last feature has less than its four pixels."""
+    net, image = network(AnimeGANGenerator), picture(height, 13)
+    for x in (image, image.mT.contiguous()):
+        assert difference(run_tiled(net, x, tile=16), net(x)) <= 2e-5
+
+
 @torch.no_grad()
 def test_only_tiles_at_borders_are_reflected(monkeypatch):
     net, image = network(ResnetGenerator, blocks=1, border="reflect", upsample="blur"), picture(160, 160)

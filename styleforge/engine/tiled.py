@@ -316,6 +316,10 @@ class _Span:
         """With the overlap."""
         return self.end - self.begin
 
+    def features(self, scale: int, extent: int) -> int:
+        """How many features lie in the tile, of a picture that has `extent` of them: at its end one may be a part."""
+        return (extent if self.end == self.size else self.end // scale) - self.begin // scale
+
     def core(self, scale: int, length: int) -> slice:
         """Where the core lies in `length` features of the tile."""
         stop = length if self.core_end == self.size else (self.core_end - self.begin) // scale
@@ -341,6 +345,12 @@ class _Tile:
 
     def core(self, features: Tensor, scale: int) -> Tensor:
         return features[:, :, self.rows.core(scale, features.shape[2]), self.columns.core(scale, features.shape[3])]
+
+    def more(self, before: _Tile, scale: int, height: int, width: int) -> tuple[int, int]:
+        """How many more rows and columns of features it has than another, of a picture of so many."""
+        sides = (self.rows, before.rows, height), (self.columns, before.columns, width)
+        taller, wider = (now.features(scale, extent) - was.features(scale, extent) for now, was, extent in sides)
+        return taller, wider
 
     def paste(self, core: Tensor, into: Tensor | Paintable) -> None:
         rows, columns = self.rows, self.columns
@@ -594,8 +604,8 @@ class _Run(TorchFunctionMode):
 
     def _begin_again(self, segment: Segment, tile: _Tile) -> None:
         if self._tile and tile != self._tile:
-            taller, wider = tile.rows.length - self._tile.rows.length, tile.columns.length - self._tile.columns.length
-            self._calls = [_resized(known, taller, wider, self._steps.scales) for known in self._calls]
+            more = {scale: tile.more(self._tile, scale, *both) for scale, both in self._steps.extents.items() if scale}
+            self._calls = [_resized(known, more, self._steps.scales) for known in self._calls]
         self._tile, self._computed, self._kept = tile, segment.computed, segment.kept
         self._living = {}
         self._call = self._next = 0
@@ -708,14 +718,14 @@ def _described(name: str, result: Any) -> Any:
     return _each(result, lambda one: _stand_in(one._step, one.shape, one.dtype, one.device))
 
 
-def _resized(described: Any, taller: int, wider: int, scales: Sequence[int]) -> Any:
-    """The same of a tile that is so many pixels taller and wider; both tiles begin and end at features of the map."""
+def _resized(described: Any, more: Mapping[int, tuple[int, int]], scales: Sequence[int]) -> Any:
+    """The same of a tile that has, by scale, so many more rows and columns of features."""
 
     def resized(one: Tensor) -> Tensor:
-        scale = scales[one._step]
-        if not scale:
+        if not scales[one._step]:
             return one
-        shape = torch.Size((*one.shape[:2], one.shape[2] + taller // scale, one.shape[3] + wider // scale))
+        taller, wider = more[scales[one._step]]
+        shape = torch.Size((*one.shape[:2], one.shape[2] + taller, one.shape[3] + wider))
         return _stand_in(one._step, shape, one.dtype, one.device)
 
     return _each(described, resized)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -86,6 +87,15 @@ class Trace:
     align: int = 1
     again: int = AGAIN
     refusal: str | None = None
+
+    @cached_property
+    def extents(self) -> dict[int, tuple[int, int]]:
+        """For each scale, height and width of the picture in features; padded maps have more."""
+        found: dict[int, tuple[int, int]] = {}
+        for scale, (height, width) in zip(self.scales, self.sizes, strict=True):
+            least = found.get(scale, (height, width))
+            found[scale] = min(least[0], height), min(least[1], width)
+        return found
 
     def peak(self) -> int:
         """Bytes that a pass over the whole picture holds at its worst moment, beside weights, input and output."""
