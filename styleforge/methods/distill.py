@@ -12,7 +12,7 @@ from .. import features as feature_networks
 from ..configs import Range, Weight, Width
 from ..engine import accelerate
 from ..errors import ConfigError, RepoNotFound
-from ..hub import PretrainedMixin, style_of
+from ..hub import PretrainedMixin
 from ..losses import content_loss, gram, gram_loss
 from ..models import MiniGenerator
 from .base import Batch, Method, Player, Terms, unsteadiness
@@ -106,7 +106,7 @@ class Distill(Method):
 
 def _load_teacher(name: str, revision: str | None) -> PretrainedMixin:
     try:
-        network = PretrainedMixin.from_pretrained(style_of(name), revision=revision, dtype=torch.float32)
+        network = PretrainedMixin.from_pretrained(name, revision=revision, dtype=torch.float32)
     except RepoNotFound as error:  # perhaps of a style from elsewhere, which tells no paths
         todo = "Say where it is: --teacher, or STYLE of `styleforge distill`."
         raise RepoNotFound("The teacher is not there", where=name, found=error, todo=todo) from error
