@@ -235,10 +235,12 @@ def _ordered_convolution(
     cut = not more and weight.shape[2:] == (3, 3) and weight.shape[1] >= WIDE and place[:3] == ((0, 0), (1, 1), (1, 1))
     place = ((0, 1), *place[1:]) if cut else place
     with torch.autocast("cpu", enabled=False):
-        if known is None or not isinstance(weight, nn.Parameter):  # others are made anew each time
+        keeps = known is not None and isinstance(weight, nn.Parameter)  # others are made anew each time
+        inner = known.get((id(weight), place)) if keeps else None
+        if inner is None:
             inner = order(weight.to(torch.bfloat16), *place)
-        elif (inner := known.get((id(weight), place))) is None:
-            inner = known[id(weight), place] = order(weight.to(torch.bfloat16), *place)
+        if keeps:
+            known[id(weight), place] = inner
         x, bias = (None if each is None else each.to(torch.bfloat16) for each in (x, bias))
         made = run(x, inner, bias, *place, "none", [], "")
     return made[..., 1:-1].contiguous(memory_format=torch.channels_last) if cut else made
@@ -256,7 +258,7 @@ def _var_mean(x: Tensor, roughly: bool) -> tuple[Tensor, Tensor]:
     """Unbiased variance and mean of each channel, in float32 or better; torch's own take three times as long."""
     pixels = x.shape[2:].numel()
     if _summed_naively(x, roughly):
-        mean, variance = (each.float()[..., None, None] for each in quickly(x))
+        mean, variance = (each[..., None, None] for each in quickly(x))
         return variance * (pixels / (pixels - 1)), mean
     mean = x.mean((2, 3), keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
     squares = (x - mean).square_().sum((2, 3), keepdim=True)

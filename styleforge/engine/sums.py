@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 2**17  # values that are summed up in float32, from where the processor keeps them; their sums are, in float64
-QUICK = 2**20  # in bfloat16, of which there are more calls than threads like to wait for each other in Python
+QUICK = 2**20  # in bfloat16: larger blocks, because threads wait for each other in Python for each small call
 
 
 def measure(core: Tensor, kind: str) -> Tensor:
@@ -33,7 +33,7 @@ def quickly(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of each channel of (B, C, H, W), both (B, C) in float32, by a norm of torch; on CPUs.
 
     It sums up naively in channels-last, so it is for bfloat16 and not for too many pixels; torch's own sums over such
-    take many times as long.
+    take several times as long.
     """
     mean, variance = (torch.stack(part).float() for part in zip(*map(_mean_and_variance, x.split(1)), strict=True))
     return mean, variance
