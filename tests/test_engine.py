@@ -137,6 +137,25 @@ def test_tiles_that_reach_the_end_of_an_odd_picture_in_one_part_of_the_pass_only
         assert difference(run_tiled(net, x, tile=16), net(x)) <= 2e-5
 
 
+@of_onednn
+@torch.no_grad()
+def test_weights_are_put_into_order_once_for_all_tiles(monkeypatch):
+    monkeypatch.setattr(fast, "bf16_is_fast", lambda device: True)
+    monkeypatch.setattr(engine, "kernels", lambda *_, **__: {})  # none in 8 bit
+    net, image, ordered, tiles = network(ResnetGenerator, blocks=1), picture(256, 256), [], []
+
+    class Onednn:
+        def __getattr__(self, name):
+            real = getattr(torch.ops.mkldnn, name)
+            return (lambda *args: ordered.append(name) or real(*args)) if "reorder" in name else real
+
+    monkeypatch.setattr(fast, "_onednn", Onednn())
+    budget = int(tiled.SLACK * trace.trace(net, image, {}).peak() / 2)
+    run(net, image, max_memory=budget, progress=lambda done, of: tiles.append(of))
+    layers = sum(isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) for module in net.modules())
+    assert max(tiles) > 2 * layers and layers <= len(ordered) <= 2 * layers  # two threads may begin with the same one
+
+
 @torch.no_grad()
 def test_only_tiles_at_borders_are_reflected(monkeypatch):
     net, image = network(ResnetGenerator, blocks=1, border="reflect", upsample="blur"), picture(160, 160)
