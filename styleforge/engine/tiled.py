@@ -53,7 +53,7 @@ THRIFT = (100, 200, 400, AGAIN)  # multiplications for a value; the first that l
 SLACK = 2.0  # peak of a process to what the steps hold: torch's own copies, and what the allocator keeps; measured 1.6
 WORKERS = 4  # most tiles side by side: Python does one thing at a time, and is a tenth of the time of a tile
 ALIKE = 0.9  # of the side of a tile that is quickest: only where memory is enough for such, tiles go side by side
-LARGEST_TILE = 1536  # sides beyond it gain nothing
+LARGEST_TILE = 1024  # beyond it one tile at a time is all that memory is enough for, and the system clears its maps
 LARGEST_MAP = 2**25  # bytes of a tile's features: glibc asks the system for larger ones each time, which has to clear
 # their pages first; that takes longer than most calls that fill them
 SMALLEST_TILE = 64
