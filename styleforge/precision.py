@@ -38,6 +38,13 @@ def bf16_is_fast(device: torch.device) -> bool:
     return any(getattr(cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 
 
+def bf16_by_tiles() -> bool:
+    """Whether this processor multiplies bfloat16 by tiles (AMX), which is several times as fast as by vectors."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    return tiles and (limit in ("", "DEFAULT") or "AMX" in limit)
+
+
 def int8_is_fast() -> bool:
     """Whether this processor multiplies whole numbers of 8 bit and sums them up in 32 bit in one instruction (VNNI).
 
@@ -48,6 +55,14 @@ def int8_is_fast() -> bool:
     can = getattr(torch.cpu, "get_capabilities", dict)()
     vnni = getattr(torch.cpu, "_is_vnni_supported", lambda: False)()
     return vnni or any(can.get(name) for name in ("avx_vnni", "avx512_vnni"))
+
+
+def lanes() -> int:
+    """How many numbers of 32 bit a vector of this processor has: 16 (AVX-512), 8 (AVX2), or 0, where not known."""
+    can, limit = getattr(torch.cpu, "get_capabilities", dict)(), os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    if not can.get("avx2") or limit in ("SSE41", "AVX"):
+        return 0
+    return 16 if can.get("avx512_f") and not limit.startswith("AVX2") else 8
 
 
 def full(x: Any) -> Any:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 from torch.overrides import TorchFunctionMode
 
-from ..precision import bf16_is_fast, sums_in_full
-from . import int8, winograd
+from ..precision import bf16_by_tiles, bf16_is_fast, sums_in_full
+from . import blocks, int8, winograd
 from .calls import OPTIONS, argument, convolution, pair
 from .padding import PadLater
 from .sums import measure, normed, quickly
@@ -24,7 +24,7 @@ from .sums import measure, normed, quickly
 # Pixels of a map from which on channels-last pays: below, weights take longer to be reordered, which happens at each
 # call, than the convolution gains.
 LARGE = 2048
-WIDE = 256  # channels from which on columns are padded and cut off again, see _ordered_convolution: 12 % on AMX
+WIDE = 256  # channels from which on columns are padded and cut off again, see _ordered_convolution: 12 % with AMX
 NAIVE = 512 * 512  # most pixels of a map that are summed up one after the other, where it need not be exact
 KEPT = 256 * 2**20  # bytes of freed memory that the process keeps
 TENSORS = (64 * 2**20, 32 * 2**20)  # for tensors of up to so many; glibc before 2.33 takes only the second
@@ -130,6 +130,7 @@ class _Faster(PadLater):
     def __init__(self, half: bool, kernels: int8.Kernels, ordered: Ordered | None) -> None:
         super().__init__(kernels)  # which are padded when they are in 8 bit
         self._half, self._kernels, self._ordered = half, kernels, ordered
+        self._by_tiles = half and bf16_by_tiles()
 
     def compute(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = getattr(func, "__name__", "")
@@ -163,7 +164,10 @@ class _Faster(PadLater):
             return func(args[0].float(), *args[1:], **kwargs)
         return func(*args, **kwargs)
 
-    def _convolution(self, func: Any, name: str, args: Any, kwargs: Any) -> Tensor:
+    def _convolution(self, func: Any, name: str, args: Any, kwargs: Any, owner: Tensor | None = None) -> Tensor:
+        """Args:
+        owner: what the weight is made of, if it is not given as it is.
+        """
         x, (weight, bias, options) = args[0], convolution(name, args, kwargs)
         if name == "conv2d" and (self._half or x.dtype == torch.bfloat16) and _one_column(x, weight, options):
             wider = F.pad(x, (0, pair(options["stride"])[1]))
@@ -172,12 +176,18 @@ class _Faster(PadLater):
         if whole and not isinstance(x, FakeTensor):  # of which only the shape is asked
             with torch.autocast("cpu", enabled=False):
                 return int8.conv2d(x, whole, bias, options, torch.bfloat16 if self._half else torch.float32)
+        if name == "conv2d" and not self._by_tiles and blocks.suits(x, weight, options):  # with tiles not measured yet
+            place, spare = blocks.place(x, weight.shape[2:], options["padding"])
+            together = x, *blocks.together(weight, bias)
+            return blocks.apart(self._convolution(func, name, together, place, owner=weight), spare)
         if not self._half and name == "conv2d" and winograd.suits(x, weight, **options):
             return winograd.conv3x3(x, weight, bias, options["padding"])
         layout = torch.channels_last if x.shape[2:].numel() >= LARGE else torch.contiguous_format
         x = x.contiguous(memory_format=layout)
         if self._half and _can_order(x, weight, bias, options["padding"]):
-            return _ordered_convolution(x, weight, bias, self._ordered, **options)
+            owner = weight if owner is None else owner
+            known = self._ordered if isinstance(owner, nn.Parameter) else None  # others are made anew each time
+            return _ordered_convolution(x, weight, bias, id(owner), known, by_tiles=self._by_tiles, **options)
         return func(x, *args[1:], **kwargs)
 
 
@@ -218,13 +228,13 @@ def _can_order(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Any) -> 
 
 
 def _ordered_convolution(
-    x: Tensor, weight: Tensor, bias: Tensor | None, known: Ordered | None, **options: Any
+    x: Tensor, weight: Tensor, bias: Tensor | None, owner: int, known: Ordered | None, *, by_tiles: bool, **options: Any
 ) -> Tensor:
     """In bfloat16, its weights brought into the order of the processor beforehand.
 
     Which takes as long as when the convolution does it by itself, but can be kept: in `known`, and see :mod:`.replay`.
-    Where borders were padded before, as by reflection, oneDNN takes a slower way than where it pads by itself: wide
-    ones get a column of zeros on each side, and what these make is cut off.
+    Where borders were padded before, as by reflection, oneDNN takes a slower way with tiles than where it pads by
+    itself: wide ones get a column of zeros on each side, and what these make is cut off.
     """
     groups = options.pop("groups")
     twice = {key: (value, value) if isinstance(value, int) else value for key, value in options.items()}
@@ -232,15 +242,15 @@ def _ordered_convolution(
     place = twice["padding"], *more, twice["stride"], twice["dilation"], groups
     order = _onednn._reorder_convolution_transpose_weight if more else _onednn._reorder_convolution_weight
     run = _onednn._convolution_transpose_pointwise if more else _onednn._convolution_pointwise
-    cut = not more and weight.shape[2:] == (3, 3) and weight.shape[1] >= WIDE and place[:3] == ((0, 0), (1, 1), (1, 1))
+    wide = by_tiles and weight.shape[2:] == (3, 3) and weight.shape[1] >= WIDE
+    cut = wide and not more and place[:3] == ((0, 0), (1, 1), (1, 1))
     place = ((0, 1), *place[1:]) if cut else place
     with torch.autocast("cpu", enabled=False):
-        keeps = known is not None and isinstance(weight, nn.Parameter)  # others are made anew each time
-        inner = known.get((id(weight), place)) if keeps else None
+        inner = None if known is None else known.get((owner, place))
         if inner is None:
             inner = order(weight.to(torch.bfloat16), *place)
-        if keeps:
-            known[id(weight), place] = inner
+        if known is not None:
+            known[owner, place] = inner
         x, bias = (None if each is None else each.to(torch.bfloat16) for each in (x, bias))
         made = run(x, inner, bias, *place, "none", [], "")
     return made[..., 1:-1].contiguous(memory_format=torch.channels_last) if cut else made

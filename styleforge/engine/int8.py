@@ -16,12 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..precision import bf16_by_tiles
+from . import blocks
 from .calls import pair
 
 CHANNELS = 32  # of a map, from which on there is enough to sum up
 # Multiplications for each value of a map, from which on they save more than bringing the map to 8 bit takes: where it
 # would be computed in bfloat16, and in float32.
-WORK = {torch.bfloat16: 2000, torch.float32: 250}
+WORK = {torch.bfloat16: 400, torch.float32: 250}
+WORK_FOR_TILES = 2000  # where bfloat16 is multiplied by tiles
 STEPS, HALF = 254, 126  # above zero: of maps without values below, and with; rounded up they still fit into 8 bit
 ZERO = 128  # the step that is zero where there are values below
 TINY = 1e-30
@@ -44,6 +47,7 @@ class Kernel:
         shift: (C,), added to steps.
         still: (2, C), mean 0 and variance 1, by which a norm takes nothing away.
         signed: whether maps have values below zero.
+        taps: (h, w), of a pixel, where they make blocks of pixels; see :mod:`.blocks`.
     """
 
     packed: Tensor
@@ -53,6 +57,7 @@ class Kernel:
     shift: Tensor
     still: Tensor
     signed: bool
+    taps: tuple[int, int] | None
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -75,7 +80,8 @@ def suits(x: Tensor, weight: Tensor, options: Mapping[str, Any], dtype: torch.dt
     if conv is None or options["groups"] != 1 or isinstance(options["padding"], str) or x.shape[1] < CHANNELS:
         return False
     down, right = pair(options["stride"])
-    return weight.dtype == torch.float32 and weight[:, 0].numel() / (down * right) >= WORK[dtype]
+    work = WORK_FOR_TILES if dtype == torch.bfloat16 and bf16_by_tiles() else WORK[dtype]
+    return weight.dtype == torch.float32 and weight[:, 0].numel() / (down * right) >= work
 
 
 def kernel(weight: Tensor, signed: bool, options: Mapping[str, Any], dtype: torch.dtype) -> Kernel:
@@ -87,7 +93,11 @@ def kernel(weight: Tensor, signed: bool, options: Mapping[str, Any], dtype: torc
         options: "stride", "padding" and "dilation" of the convolution.
         dtype: bfloat16 or float32, of maps.
     """
-    weight = weight.detach()
+    weight, taps = weight.detach(), None
+    if blocks.suits_weight(weight, options) and not bf16_by_tiles():
+        taps = tuple(weight.shape[2:])
+        weight, _ = blocks.together(weight, None)
+        options = {**options, "stride": blocks.size()}
     scales = weight.abs().amax((1, 2, 3)).clamp_min(TINY) / 127
     whole = (weight / scales[:, None, None, None]).round().to(torch.int8)
     place = (pair(options[name]) for name in ("stride", "padding", "dilation"))
@@ -97,7 +107,7 @@ def kernel(weight: Tensor, signed: bool, options: Mapping[str, Any], dtype: torc
     shift = (ZERO + (0.125 if dtype == torch.bfloat16 else 0.5)) if signed else 0.5
     zeros = torch.zeros(len(scales), dtype=torch.int64)
     still = torch.stack([torch.zeros_like(steps), torch.ones_like(steps)])
-    return Kernel(packed, scales / steps[0], zeros, steps, torch.full_like(steps, shift), still, signed)
+    return Kernel(packed, scales / steps[0], zeros, steps, torch.full_like(steps, shift), still, signed, taps)
 
 
 def conv2d(x: Tensor, weights: Kernel, bias: Tensor | None, options: Mapping[str, Any], dtype: torch.dtype) -> Tensor:
@@ -113,6 +123,10 @@ def conv2d(x: Tensor, weights: Kernel, bias: Tensor | None, options: Mapping[str
     Returns:
         (B, K, H', W'), channels-last.
     """
+    spare = 0, 0
+    if weights.taps:
+        options, spare = blocks.place(x, weights.taps, options["padding"])
+        bias = None if bias is None else bias.repeat_interleave(len(weights.scales) // len(bias))
     place = [pair(options[name]) for name in ("stride", "padding", "dilation")]
     zero = ZERO if weights.signed else 0
     bias = None if bias is None else bias.float()
@@ -122,7 +136,8 @@ def conv2d(x: Tensor, weights: Kernel, bias: Tensor | None, options: Mapping[str
         steps, largest = _steps(one, weights)
         given = steps, 1.0, zero, weights.packed, weights.scales * largest, weights.zeros, bias, *place, 1
         made.append(conv(*given, 1.0, 0, dtype, "none", [], ""))
-    return made[0] if len(made) == 1 else torch.cat(made)
+    made = made[0] if len(made) == 1 else torch.cat(made)
+    return blocks.apart(made, spare) if weights.taps else made
 
 
 def _steps(x: Tensor, weights: Kernel) -> tuple[Tensor, Tensor]:

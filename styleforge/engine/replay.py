@@ -24,7 +24,13 @@ _ONCE = {torch.Tag.nondeterministic_seeded, torch.Tag.data_dependent_output, tor
 _aten, _onednn = torch.ops.aten, torch.ops.mkldnn
 _PAD = _aten.reflection_pad2d.default
 _RELU = {_aten.relu.default, _aten.relu_.default}
-_ORDERING = {_aten._to_copy.default}
+# What is done to weights before the processor's order.
+_ORDERING = {
+    _aten._to_copy.default,
+    _aten.constant_pad_nd.default,
+    _aten.stack.default,
+    _aten.view.default,
+}
 # What int8 does with a map: to find its largest value, and behind the norm that makes steps of it.
 _FOR_LARGEST = {_aten.amax.default, _aten.bitwise_and.Scalar}
 _TO_STEPS = {operator.getitem, _aten._to_copy.default, _aten.relu_.default}
