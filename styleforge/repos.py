@@ -72,6 +72,11 @@ def style_of(name: str | os.PathLike[str]) -> str | os.PathLike[str]:
     return published if (published / CONFIG_NAME).is_file() and not (Path(name) / CONFIG_NAME).exists() else name
 
 
+def without_style(name: str | os.PathLike[str]) -> bool:
+    """Whether it is a folder here, of pictures perhaps, and neither a style nor a run with one."""
+    return os.path.isdir(name) and not (Path(style_of(name)) / CONFIG_NAME).is_file()
+
+
 def fetch(
     name: str | os.PathLike[str],
     *,

@@ -17,8 +17,8 @@ from .. import images, rng
 from ..damage import damage
 from ..data import list_pictures, picture_name
 from ..errors import ConfigError, DataError
-from ..hub import CONFIG_NAME
 from ..pipeline import StylePipeline
+from ..repos import without_style
 from .task import Draw, Maker, Task
 
 Given = str | os.PathLike[str] | StylePipeline
@@ -128,10 +128,7 @@ def load(given: Given, device: torch.device) -> StylePipeline | Path:
     """A style, or a folder of ready pictures."""
     if isinstance(given, StylePipeline):
         return given
-    for folder in (Path(given) / "style", Path(given)):
-        if (folder / CONFIG_NAME).is_file():
-            return StylePipeline.from_pretrained(folder, device=device)
-    return Path(given) if os.path.isdir(given) else StylePipeline.from_pretrained(given, device=device)
+    return Path(given) if without_style(given) else StylePipeline.from_pretrained(given, device=device)
 
 
 def _by_style(pipe: StylePipeline, size: int) -> Maker:

@@ -25,8 +25,8 @@ from PIL import Image
 
 from .. import batch, data, files, images, rng
 from ..errors import ConfigError, CorruptFileError, DataError, ImageError
-from ..hub import CONFIG_NAME
 from ..pipeline import StylePipeline
+from ..repos import without_style
 
 QUESTION = "Which picture do you like {}?"
 MANIFEST, PICTURES, VOTES = "study.json", "pictures", "votes.sqlite"
@@ -304,12 +304,7 @@ def _distinct(named: list[tuple[str, Competitor]]) -> dict[str, Competitor]:
 def _maker(given: Competitor, reference: Any) -> _Maker:
     if isinstance(given, StylePipeline):
         return _Style(given, reference)
-    folder = Path(given)
-    if (folder / "style" / CONFIG_NAME).is_file():
-        folder = folder / "style"
-    if folder.is_dir() and not (folder / CONFIG_NAME).is_file():
-        return _Ready(folder)
-    return _Style(StylePipeline.from_pretrained(folder if folder.is_dir() else str(given)), reference)
+    return _Ready(Path(given)) if without_style(given) else _Style(StylePipeline.from_pretrained(given), reference)
 
 
 def _check(count: int, size: int, pictures: int | None, way: int, per_session: int, checks: int) -> None:
