@@ -51,6 +51,7 @@ from .repos import (
     look,
     make,
     send,
+    style_of,
 )
 
 PUSHED = ".styleforge.json"
@@ -189,8 +190,9 @@ def push(
 
 def _find(place: Path) -> tuple[Path, Path | None]:
     """The folders of the style and, if that is what was given, of its run."""
-    if (place / "style" / CONFIG_NAME).is_file() and not (place / CONFIG_NAME).exists():
-        return place / "style", place
+    style = Path(style_of(place))
+    if style != place:
+        return style, place
     if (place / "train.json").is_file() and not (place / CONFIG_NAME).exists():
         raise NotAStyle(
             "This run has not published a style yet", where=place, todo="Let it finish, or stop it with Ctrl-C."
