@@ -95,6 +95,21 @@ def test_a_convolution_is_near_to_itself(given, signed, dtype):
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("size", [(37, 20), (2, 300), (1, 64)])
+def test_a_map_part_by_part_is_the_same_as_whole(size, signed, dtype, monkeypatch):
+    x = torch.randn(1, 16, *size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x = (x if signed else x.relu()).contiguous(memory_format=torch.channels_last)
+    weights = int8.kernel(torch.randn(8, 16, 3, 3), signed, options(), dtype)
+    given = x, weights.steps, weights.shift, weights.still, signed
+    whole, largest = int8.to_steps(*given)
+    assert largest == x.abs().amax()
+    monkeypatch.setattr(int8, "PART", 2000)
+    parts, same = int8.to_steps(*given)
+    assert torch.equal(parts, whole) and parts.stride() == whole.stride() and same == largest
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
 @torch.no_grad()
 def test_each_picture_has_a_scale_of_its_own(dtype):
     x = torch.rand(3, 32, 9, 9, generator=torch.Generator().manual_seed(0)).to(dtype) * torch.tensor([1, 1e-3, 1e3])[

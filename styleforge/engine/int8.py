@@ -28,6 +28,7 @@ WORK_FOR_TILES = 2000  # where bfloat16 is multiplied by tiles
 STEPS, HALF = 254, 126  # above zero: of maps without values below, and with; rounded up they still fit into 8 bit
 ZERO = 128  # the step that is zero where there are values below
 TINY = 1e-30
+PART = 4 * 2**20  # bytes of a map that are brought to 8 bit at once
 
 # What torch.compile makes of quantized networks; they have no public names.
 conv = getattr(torch.ops.onednn, "qconv2d_pointwise", None)
@@ -133,21 +134,46 @@ def conv2d(x: Tensor, weights: Kernel, bias: Tensor | None, options: Mapping[str
     x = x.to(dtype).contiguous(memory_format=torch.channels_last)
     made = []
     for one in x.split(1) if len(x) > 1 else [x]:  # each has a scale of its own
-        steps, largest = _steps(one, weights)
+        steps, largest = to_steps(one, weights.steps, weights.shift, weights.still, weights.signed)
         given = steps, 1.0, zero, weights.packed, weights.scales * largest, weights.zeros, bias, *place, 1
         made.append(conv(*given, 1.0, 0, dtype, "none", [], ""))
     made = made[0] if len(made) == 1 else torch.cat(made)
     return blocks.apart(made, spare) if weights.taps else made
 
 
-def _steps(x: Tensor, weights: Kernel) -> tuple[Tensor, Tensor]:
-    """A map (1, C, H, W) in steps, uint8, and its largest value.
+def _to_steps(x: Tensor, steps: Tensor, shift: Tensor, still: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
+    """A map (1, C, H, W), channels-last, in steps, uint8, and its largest value; the others as in :class:`Kernel`.
 
-    Bits of numbers from zero on have the order of whole numbers, which are compared ten times as fast.
+    Bits of numbers from zero on have the order of whole numbers, which are compared ten times as fast. Large maps go
+    part by part, so that what lies between stays in the processor's cache: up to three times as fast.
     """
-    bits = x.view(torch.int16 if x.dtype == torch.bfloat16 else torch.int32)
-    bits = bits & torch.iinfo(bits.dtype).max if weights.signed else bits
-    largest = bits.amax().view(x.dtype).clamp_min(TINY)
-    steps = F.batch_norm(x, *weights.still, weights.steps / largest, weights.shift, eps=0.0)  # one way through memory
-    steps = steps.to(torch.int16)  # a step in between is twice as fast as none
-    return (steps if weights.signed else steps.relu_()).to(torch.uint8), largest
+    count = max(1, min(-(-x.nbytes // PART), x.shape[2]))
+    parts = x.tensor_split(count, 2) if count > 1 else [x]
+
+    def top(part: Tensor) -> Tensor:
+        bits = part.view(torch.int16 if x.dtype == torch.bfloat16 else torch.int32)
+        return (bits & torch.iinfo(bits.dtype).max if signed else bits).amax()
+
+    tops = [top(part) for part in parts]
+    largest = (tops[0] if count == 1 else torch.stack(tops).amax()).view(x.dtype).clamp_min(TINY)
+    worth = steps / largest
+
+    def made(part: Tensor) -> Tensor:
+        part = F.batch_norm(part, *still, worth, shift, eps=0.0)  # one way through memory
+        part = part.to(torch.int16)  # a step in between is twice as fast as none
+        return part if signed else part.relu_()
+
+    if count == 1:
+        return made(x).to(torch.uint8), largest
+    whole = torch.empty_like(x, dtype=torch.uint8)
+    for part, into in zip(parts, whole.tensor_split(count, 2), strict=True):
+        into.copy_(made(part))
+    return whole, largest
+
+
+# One operation for torch, so that one line of :mod:`.replay` stands for it; there before where a notebook reloads this.
+if not hasattr(torch.ops.styleforge, "to_steps"):
+    _library = torch.library.Library("styleforge", "FRAGMENT")
+    _library.define("to_steps(Tensor x, Tensor steps, Tensor shift, Tensor still, bool signed) -> (Tensor, Tensor)")
+    _library.impl("to_steps", _to_steps, "CPU")
+to_steps = torch.ops.styleforge.to_steps.default

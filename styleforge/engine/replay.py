@@ -31,9 +31,6 @@ _ORDERING = {
     _aten.stack.default,
     _aten.view.default,
 }
-# What int8 does with a map: to find its largest value, and behind the norm that makes steps of it.
-_FOR_LARGEST = {_aten.amax.default, _aten.bitwise_and.Scalar}
-_TO_STEPS = {operator.getitem, _aten._to_copy.default, _aten.relu_.default}
 _CONVOLVING, _WITH_RELU = set(), set()  # the latter do a ReLU behind them, too
 if hasattr(_onednn, "_convolution_transpose_pointwise"):
     _ORDERING |= {_onednn._reorder_convolution_weight.default, _onednn._reorder_convolution_transpose_weight.default}
@@ -234,20 +231,15 @@ def _activation(node: fx.Node) -> list[fx.Node]:
 
 def _pad_later(pad: fx.Node) -> None:
     """Pad what a map is in 8 bit, half as large, in place of the map: reflected, its largest value stays the same."""
-    chain = [user for user in pad.users if user.target is _aten.native_batch_norm.default]
-    views = [user for user in pad.users if user.target is _aten.view.dtype]
-    looks = {user.target for view in views for user in view.users}
-    if len(chain) != 1 or len(chain + views) != len(pad.users) or not looks <= _FOR_LARGEST:
+    made, *others = pad.users
+    if others or made.target is not int8.to_steps:
         return
-    while len(chain[-1].users) == 1 and (len(chain) == 1 or chain[-1].target in _TO_STEPS):
-        chain.append(next(iter(chain[-1].users)))
-    if int8.conv is not None and chain[-1].target is int8.conv.default:
-        steps = chain[-2]
-        pad.replace_all_uses_with(pad.args[0])
-        with pad.graph.inserting_after(steps):
-            padded = pad.graph.call_function(_PAD, (steps, *pad.args[1:]))
-        chain[-1].replace_input_with(steps, padded)
-        pad.graph.erase_node(pad)
+    steps = next(part for part in made.users if part.args[1] == 0)  # beside the largest value
+    made.replace_input_with(pad, pad.args[0])
+    with pad.graph.inserting_after(steps):
+        padded = pad.graph.call_function(_PAD, (steps, *pad.args[1:]))
+    steps.replace_all_uses_with(padded, lambda user: user is not padded)
+    pad.graph.erase_node(pad)
 
 
 def _name(node: fx.Node) -> str:
