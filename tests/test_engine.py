@@ -571,11 +571,13 @@ def test_in_half_a_relu_is_that_of_every_number(monkeypatch):
     assert torch.equal(inplace, made) and torch.equal(again, every) and kept.dtype == torch.float32
 
 
+@pytest.mark.parametrize("tiles", [True, False])
 @pytest.mark.parametrize("channels", [8, 256])
 @of_onednn
 @torch.no_grad()
-def test_in_half_a_convolution_of_a_padded_map_is_the_same_however_wide(channels, monkeypatch):
+def test_in_half_a_convolution_of_a_padded_map_is_the_same_however_wide(channels, tiles, monkeypatch):
     monkeypatch.setattr(engine.fast, "bf16_is_fast", lambda device: True)
+    monkeypatch.setattr(engine.fast, "bf16_by_tiles", lambda: tiles)
     torch.manual_seed(0)
     layer = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect").eval()
     image = torch.randn(1, channels, 20, 27)
@@ -584,6 +586,29 @@ def test_in_half_a_convolution_of_a_padded_map_is_the_same_however_wide(channels
     assert made.shape == image.shape and made.is_contiguous(memory_format=torch.channels_last)
     exact = layer(image)
     assert (made - exact).abs().max() <= 0.02 * exact.abs().max()
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("size", [(6, 5), (50, 47)])
+@of_onednn
+@torch.no_grad()
+def test_wide_convolutions_of_single_pixels_are_products_of_rows(size, bias, tiles, monkeypatch):
+    monkeypatch.setattr(engine.fast, "bf16_is_fast", lambda device: True)
+    monkeypatch.setattr(engine.fast, "bf16_by_tiles", lambda: tiles)
+    calls, product = [], fast._product_of_rows
+    monkeypatch.setattr(fast, "_product_of_rows", lambda x, *rest: calls.append(x.shape) or product(x, *rest))
+    torch.manual_seed(0)
+    wide, narrow, looking = nn.Conv2d(256, 300, 1, bias=bias), nn.Conv2d(300, 8, 1), nn.Conv2d(256, 256, 1, stride=2)
+    model = nn.Sequential(wide, nn.ReLU(), narrow).eval()
+    x, kept = torch.randn(2, 256, *size), {}
+    with engine.accelerate(model, ordered=kept):
+        made, again = model(x), model(x)
+        looking(x)
+    assert calls == ([] if tiles else [x.shape] * 2) and torch.equal(made, again)
+    assert [key for key in kept if key[0] == id(wide.weight)] and len(kept) == 3, "each once"
+    exact = model(x)
+    assert made.shape == exact.shape and (made - exact).abs().max() <= 0.02 * exact.abs().max()
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

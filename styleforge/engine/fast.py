@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -28,6 +28,7 @@ WIDE = 256  # channels from which on columns are padded and cut off again, see _
 NAIVE = 512 * 512  # most pixels of a map that are summed up one after the other, where it need not be exact
 KEPT = 256 * 2**20  # bytes of freed memory that the process keeps
 TENSORS = (64 * 2**20, 32 * 2**20)  # for tensors of up to so many; glibc before 2.33 takes only the second
+ROWS = 256  # channels from which on a 1 x 1 convolution is a product of matrices, see _product_of_rows
 SMALL = 2**19  # pixels of a picture up to which the first is good
 _onednn = torch.ops.mkldnn if hasattr(torch.ops.mkldnn, "_convolution_transpose_pointwise") else None
 Ordered = dict[tuple[Any, ...], Tensor]  # weights of convolutions, by who they are and how these go
@@ -46,7 +47,8 @@ def accelerate(
     """Make calls of `model` fast inside of this context; for inference only.
 
     On a CPU convolutions compute in channels-last layout, two to three times as fast where they change the size of a
-    map, and wide ones of 3 x 3 multiply less in float32, see :mod:`styleforge.engine.winograd`. Instance norms are
+    map, wide ones of 3 x 3 multiply less in float32, see :mod:`styleforge.engine.winograd`, and those to few channels
+    make several pixels at once, see :mod:`styleforge.engine.blocks`. Instance norms are
     computed as group norms with one channel a group, which are the same and faster. Freed memory is kept, see
     :func:`keep_freed_memory`. A float32 network computes in bfloat16 where the processor does so by itself; norms still
     sum up in float32, and the final tanh keeps its result in float32.
@@ -165,9 +167,7 @@ class _Faster(PadLater):
         return func(*args, **kwargs)
 
     def _convolution(self, func: Any, name: str, args: Any, kwargs: Any, owner: Tensor | None = None) -> Tensor:
-        """Args:
-        owner: what the weight is made of, if it is not given as it is.
-        """
+        """A call of "conv2d" or "conv_transpose2d"; `owner` is what its weight is made of, if that is not its own."""
         x, (weight, bias, options) = args[0], convolution(name, args, kwargs)
         if name == "conv2d" and (self._half or x.dtype == torch.bfloat16) and _one_column(x, weight, options):
             wider = F.pad(x, (0, pair(options["stride"])[1]))
@@ -187,6 +187,8 @@ class _Faster(PadLater):
         if self._half and _can_order(x, weight, bias, options["padding"]):
             owner = weight if owner is None else owner
             known = self._ordered if isinstance(owner, nn.Parameter) else None  # others are made anew each time
+            if name == "conv2d" and not self._by_tiles and _looks_at_one(weight, options):
+                return _product_of_rows(x, weight, bias, id(owner), known)
             return _ordered_convolution(x, weight, bias, id(owner), known, by_tiles=self._by_tiles, **options)
         return func(x, *args[1:], **kwargs)
 
@@ -246,14 +248,38 @@ def _ordered_convolution(
     cut = wide and not more and place[:3] == ((0, 0), (1, 1), (1, 1))
     place = ((0, 1), *place[1:]) if cut else place
     with torch.autocast("cpu", enabled=False):
-        inner = None if known is None else known.get((owner, place))
-        if inner is None:
-            inner = order(weight.to(torch.bfloat16), *place)
-        if known is not None:
-            known[owner, place] = inner
+        inner = _kept(known, (owner, place), lambda: order(weight.to(torch.bfloat16), *place))
         x, bias = (None if each is None else each.to(torch.bfloat16) for each in (x, bias))
         made = run(x, inner, bias, *place, "none", [], "")
     return made[..., 1:-1].contiguous(memory_format=torch.channels_last) if cut else made
+
+
+def _looks_at_one(weight: Tensor, options: dict[str, Any]) -> bool:
+    """Whether each pixel that comes out of a wide convolution sees one of the map."""
+    plain = pair(options["stride"]) == (1, 1) and pair(options["padding"]) == (0, 0) and options["groups"] == 1
+    return plain and weight.shape[2:] == (1, 1) and min(weight.shape[:2]) >= ROWS
+
+
+def _product_of_rows(x: Tensor, weight: Tensor, bias: Tensor | None, owner: int, known: Ordered | None) -> Tensor:
+    """A convolution of 1 x 1 in bfloat16; pixels are rows. oneDNN's own is as fast up to 448 channels, and from 512 on,
+    on a Zen 4, takes 3 to 20 times as long (seen in torch 2.13). With tiles it is not measured yet.
+    """
+    with torch.autocast("cpu", enabled=False):
+        inner = _kept(
+            known, (owner, "rows"), lambda: _onednn._reorder_linear_weight(weight.to(torch.bfloat16).flatten(1))
+        )
+        x, bias = (None if each is None else each.to(torch.bfloat16) for each in (x, bias))
+        made = _onednn._linear_pointwise(x.permute(0, 2, 3, 1).contiguous(), inner, bias, "none", [], "")
+    return made.permute(0, 3, 1, 2)
+
+
+def _kept(known: Ordered | None, key: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:
+    """A weight in order, made once where such are kept."""
+    if known is None:
+        return make()
+    if key not in known:
+        known[key] = make()
+    return known[key]
 
 
 def _instance_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, roughly: bool) -> Tensor:

@@ -34,7 +34,9 @@ _ORDERING = {
 _CONVOLVING, _WITH_RELU = set(), set()  # the latter do a ReLU behind them, too
 if hasattr(_onednn, "_convolution_transpose_pointwise"):
     _ORDERING |= {_onednn._reorder_convolution_weight.default, _onednn._reorder_convolution_transpose_weight.default}
+    _ORDERING |= {_onednn._reorder_linear_weight.default}
     _CONVOLVING |= {_onednn._convolution_pointwise.default, _onednn._convolution_transpose_pointwise.default}
+    _CONVOLVING |= {_onednn._linear_pointwise.default}
     _WITH_RELU |= _CONVOLVING
 if int8.conv is not None:
     _WITH_RELU |= {int8.conv.default}
