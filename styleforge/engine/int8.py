@@ -122,7 +122,7 @@ def conv2d(x: Tensor, weights: Kernel, bias: Tensor | None, options: Mapping[str
         dtype: bfloat16 or float32, of the result.
 
     Returns:
-        (B, K, H', W'), channels-last.
+        (B, K, H', W'), channels-last, unless it was made by blocks.
     """
     spare = 0, 0
     if weights.taps:
