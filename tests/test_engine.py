@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import os
 import platform
 import re
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from styleforge import StylePipeline, engine, images
-from styleforge.engine import accelerate, fast, plan, run, run_tiled, sums, tiled, trace, trial, winograd
+from styleforge.engine import accelerate, fast, go, plan, run, run_tiled, store, sums, tiled, trace, trial, winograd
 from styleforge.errors import ConfigError
 from styleforge.layers import moments
 from styleforge.models import (
@@ -103,8 +104,8 @@ def test_tiles_side_by_side_give_what_the_whole_gives(model, config, kept, cores
         monkeypatch.delattr(os, "pwrite", raising=False)
         monkeypatch.delattr(os, "preadv", raising=False)
     monkeypatch.setattr(trace, "AGAIN", 20)
-    net, threads = network(model, **config), set()
-    net.register_forward_pre_hook(lambda *_: threads.add(threading.get_ident()))
+    net, threads, goes = network(model, **config), set(), go.Pass.go
+    monkeypatch.setattr(go.Pass, "go", lambda *args: threads.add(threading.get_ident()) or goes(*args))
     image = picture(96, 132 if net.capabilities.multiple <= 4 else 128 + net.capabilities.multiple)
     with accelerate(net, enabled=False):
         made = run_tiled(net, image, tile=32, around=functools.partial(accelerate, net, enabled=False))
@@ -115,13 +116,13 @@ def test_tiles_side_by_side_give_what_the_whole_gives(model, config, kept, cores
 @torch.no_grad()
 def test_tiles_overlap_no_more_than_each_part_of_the_pass_looks(monkeypatch):
     net, image = network(ResnetGenerator, blocks=1), picture(96, 96)
-    overlaps, begin = [], tiled._Run._begin_again
+    overlaps, goes = [], go.Pass.go
 
-    def begins(run, segment, tile):
-        overlaps.append((tile.rows.core_begin - tile.rows.begin, run._steps.reach([segment])))
-        begin(run, segment, tile)
+    def noted(run, tile):
+        overlaps.append((tile.rows.core_begin - tile.rows.begin, run.steps.reach([run._segment])))
+        return goes(run, tile)
 
-    monkeypatch.setattr(tiled._Run, "_begin_again", begins)
+    monkeypatch.setattr(go.Pass, "go", noted)
     run_tiled(net, image, tile=32)
     inside = {overlap for overlap in overlaps if overlap[0]}
     assert len({reach for _, reach in inside}) > 2
@@ -167,21 +168,21 @@ def test_only_tiles_at_borders_are_reflected(monkeypatch):
         modes.setdefault(tile[-1] if tile else None, set()).add(mode)
         return pad(x, pads, mode, value)
 
-    tile, call = [], tiled._Run.__call__
+    tile, call = [], go.Pass.go
 
-    def goes(run, *rest):  # the same tile overlaps more in one part of the pass than in another
-        tile.append((rest[-1].inside, rest[-1].rows.core_begin, rest[-1].columns.core_begin))
-        return call(run, *rest)
+    def goes(run, one):  # the same tile overlaps more in one part of the pass than in another
+        tile.append((one.inside, one.rows.core_begin, one.columns.core_begin))
+        return call(run, one)
 
-    monkeypatch.setattr(tiled._Run, "__call__", goes)
+    monkeypatch.setattr(go.Pass, "go", goes)
     monkeypatch.setattr(F, "pad", watched)
     made = run_tiled(net, image, tile=32)
     monkeypatch.undo()
     assert difference(made, net(image)) <= 2e-5
     assert modes.pop(None) == {"reflect"}  # to find out what it does
     assert len(modes) == 25 and {inside for inside, *_ in modes} == {True, False}
-    for (inside, *_), found in modes.items():  # what networks ask for, and what it comes to
-        assert found == ({"reflect", "constant"} if inside else {"reflect"})
+    for (inside, *_), found in modes.items():
+        assert "constant" in found if inside else found == {"reflect"}
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.5])
@@ -237,21 +238,19 @@ def test_maps_of_one_column_go_to_files_too(monkeypatch):
 
 @torch.no_grad()
 def test_what_waits_may_lie_in_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(tiled.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(store.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(trace, "AGAIN", 0)
     monkeypatch.setattr(tiled.Plan, "__init__", _with_held(0, tiled.Plan.__init__))
     net, image = network(TransformerNet, blocks=1), picture(96, 132)
-    seen, files, make = [], [], tiled.tempfile.TemporaryFile
-    monkeypatch.setattr(tiled.tempfile, "TemporaryFile", lambda **k: files.append(make(**k)) or files[-1])
+    seen, files, make = [], [], store.tempfile.TemporaryFile
+    monkeypatch.setattr(store.tempfile, "TemporaryFile", lambda **k: files.append(make(**k)) or files[-1])
 
     def progress(done, total):
         assert not list(tmp_path.iterdir()), "a killed process would leave it"
         seen.append((done, total, sum(not file.closed for file in files)))
 
     assert difference(run_tiled(net, image, tile=48, progress=progress), net(image)) <= 2e-5
-    assert max(now for *_, now in seen) > 1, "no two maps were ever in files"
-    assert files and all(file.closed for file in files)
-    assert len(files) == max(now for *_, now in seen), "a file was begun where there was one to write over"
+    assert len(files) == max(now for *_, now in seen) == 1 and files[0].closed
     rounds = 1 + len(trace.trace(net, image, {}).cuts)
     assert [done for *done, _ in seen] == [[n + 1, 6 * rounds] for n in range(6 * rounds)]
 
@@ -259,25 +258,25 @@ def test_what_waits_may_lie_in_files(tmp_path, monkeypatch):
 @torch.no_grad()
 def test_the_disk_is_asked_for_no_less_than_is_written(monkeypatch):
     monkeypatch.setattr(trace, "AGAIN", 0)
-    net, image, asked, written = network(ResnetGenerator, blocks=2), picture(160, 160), [], {}
-    check, write = tiled._check_disk, tiled._File.write
-    monkeypatch.setattr(tiled, "_check_disk", lambda need: asked.append(need) or check(need))
+    net, image, asked, written = network(ResnetGenerator, blocks=2), picture(160, 160), [], [0]
+    check, write = store._check_disk, store._File.write
+    monkeypatch.setattr(store, "_check_disk", lambda need: asked.append(need) or check(need))
 
     def noted(file, data, place):
-        written[file] = max(written.get(file, 0), place + data.nbytes)
+        written[0] = max(written[0], place + data.nbytes)
         write(file, data, place)
 
-    monkeypatch.setattr(tiled._File, "write", noted)
+    monkeypatch.setattr(store._File, "write", noted)
     steps = trace.trace(net, image, {})
     most = steps.held(steps.segments())
-    for held in (most, most - 1, most * 2 // 3, most // 3):
+    for held in (most * 2, most * 2 // 3, most // 3, 0):
         asked.clear()
-        written.clear()
+        written[0] = 0
         with monkeypatch.context() as patch:
             patch.setattr(tiled.Plan, "__init__", _with_held(held, tiled.Plan.__init__))
             run_tiled(net, image, tile=80)
-        assert bool(asked) == bool(written) == (held < most)
-        assert sum(written.values()) <= sum(asked) <= most
+        assert bool(asked) == bool(written[0]) == (held < most)
+        assert written[0] <= sum(asked) <= 1.5 * most  # of maps of 40 rows a third page of 16 is half empty
 
 
 FULL, NONE = OSError(28, "No space left"), FileNotFoundError(2, "No usable folder")
@@ -285,7 +284,7 @@ FULL, NONE = OSError(28, "No space left"), FileNotFoundError(2, "No usable folde
 
 @pytest.mark.parametrize(
     ("where", "call", "error"),
-    [(os, "pwrite", FULL), (tiled.tempfile, "TemporaryFile", NONE), (shutil, "disk_usage", NONE)],
+    [(os, "pwrite", FULL), (store.tempfile, "TemporaryFile", NONE), (shutil, "disk_usage", NONE)],
 )
 @torch.no_grad()
 def test_a_disk_that_takes_no_features_is_a_sentence(where, call, error, monkeypatch):
@@ -299,26 +298,69 @@ def test_a_disk_that_takes_no_features_is_a_sentence(where, call, error, monkeyp
         run_tiled(net, image, tile=48)
 
 
+@pytest.mark.parametrize("held", [2**63, 0])
 @torch.no_grad()
-def test_memory_of_maps_is_written_over(monkeypatch):
-    monkeypatch.setattr(trace, "AGAIN", 0)
-    net, image, rooms, make = network(ResnetGenerator, blocks=4), picture(96, 132), [], tiled._Store._room
-    monkeypatch.setattr(tiled._Store, "_room", lambda *args: rooms.append(make(*args)) or rooms[-1])
-    assert difference(run_tiled(net, image, tile=48), net(image)) <= 2e-5
-    assert len(rooms) > 15 and len({room.data_ptr() for room in rooms}) <= len(rooms) / 2
+def test_maps_that_come_take_the_room_of_those_that_go(held, cores, monkeypatch):
+    """Row by row, as tiles go down the picture."""
+    cores(2)
+    monkeypatch.setattr(tiled.Plan, "__init__", _with_held(held, tiled.Plan.__init__))
+    net, image, pages, taken = network(ResnetGenerator, blocks=2), picture(1024, 32), set(), store.Store._taken
+    stores = []
+
+    def noted(one, known, place):
+        stores.append(one)
+        pages.add(page := taken(one, known, place))
+        return page
+
+    monkeypatch.setattr(store.Store, "_taken", noted)
+    with accelerate(net, enabled=False):
+        made = run_tiled(net, image, tile=32, around=functools.partial(accelerate, net, enabled=False))
+    assert difference(made, net(image)) <= 3e-5
+    steps = trace.trace(net, image, {})
+    kept = [segment.kept for segment in steps.segments()]
+    both = max(sum(steps.bytes[step] for step in a | b) for a, b in itertools.pairwise(kept))
+    alone = max(sum(steps.bytes[step] for step in each) for each in kept)
+    needed = (max(pages) + 1) * stores[0]._page
+    assert alone <= needed < 1.25 * alone < both
 
 
 @torch.no_grad()
-def test_spare_memory_gives_way_to_maps_of_another_kind():
-    net, image = network(ResnetGenerator, blocks=1), picture(32, 32)
-    store = tiled._Store(trace.trace(net, image, {}), 3000)
-    kind = torch.float32, image.device, torch.contiguous_format
-    small, large = ((torch.Size((1, 1, side, side)), *kind) for side in (16, 26))
-    first = store._room(*small)
-    assert isinstance(first, torch.Tensor) and isinstance(store._room(*large), tiled._File)
-    store._maps[1] = first
-    store.keep(set())
-    assert isinstance(store._room(*large), torch.Tensor) and isinstance(store._room(*small), tiled._File)
+def test_tiles_of_one_shape_go_by_notes_to_the_same_bits(monkeypatch):
+    """Of several families: one that leaves autocast for a while, as for its equalizer, does so by notes, too."""
+    monkeypatch.setattr(fast, "bf16_is_fast", lambda device: True)
+    learn = go.Pass._learn
+    for model, config in TILED:
+        net, passes = network(model, **config), []
+        image = picture(160, 160)
+        around = functools.partial(accelerate, net, pixels=2**20)
+        monkeypatch.setattr(model, "forward", counted(model.forward, passes))
+        with around():
+            made = run_tiled(net, image, tile=32, around=around)
+            by_notes, often = len(passes), len(trace.trace(net, image, {}).cuts) + 1
+            assert by_notes <= 20 * often, "all went through the network"  # 9 shapes, some by two threads at once
+            monkeypatch.setattr(go.Pass, "_learn", lambda run, one, *rest: learn(run, one, *rest) or run._notes.clear())
+            passes.clear()
+            again = run_tiled(net, image, tile=32, around=around)
+            assert len(passes) >= 25 * often > by_notes
+        monkeypatch.undo()
+        monkeypatch.setattr(fast, "bf16_is_fast", lambda device: True)
+        assert torch.equal(made, again), model
+
+
+def counted(forward, passes):
+    def counting(*args, **kwargs):
+        passes.append(1)
+        return forward(*args, **kwargs)
+
+    return counting
+
+
+@torch.no_grad()
+def test_hooks_see_every_tile():
+    net, image, seen = network(ResnetGenerator, blocks=1), picture(160, 160), []
+    net.blocks[0].register_forward_hook(lambda *_: seen.append(1))
+    run_tiled(net, image, tile=32)
+    assert len(seen) >= 25
 
 
 def _with_held(bytes, init):
@@ -375,7 +417,7 @@ def test_a_plan_keeps_to_its_budget_or_says_what_it_needs():
         assert least <= plan(net, thin, 2**36).trace.peak() * tiled.SLACK / 2**20 + 1
         plan(net, thin, least * 2**20)
     with pytest.raises(ConfigError, match=r"fit neither.*TMPDIR"):
-        tiled._check_disk(2**60)
+        store._check_disk(2**60)
 
 
 def test_a_plan_for_a_huge_picture_sums_up_nothing(monkeypatch):

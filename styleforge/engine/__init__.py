@@ -81,7 +81,8 @@ def run(
             return painted(made, into)
     eight = kernels(model, options, fast=fast)
     ordered = None if whole else {}
-    around = partial(accelerate, model, enabled=fast, pixels=pixels, kernels=eight, ordered=ordered)
+    large = pixels if whole else 0  # tiles are small
+    around = partial(accelerate, model, enabled=fast, pixels=large, kernels=eight, ordered=ordered)
     given = {"max_bytes": budget, "statistics": statistics, "options": options, "progress": progress, "around": around}
     with around():
         if whole:

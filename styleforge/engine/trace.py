@@ -123,10 +123,18 @@ class Trace:
             most = max([most, *reached.values()])
         return most
 
-    def held(self, segments: Iterable[Segment]) -> int:
-        """Bytes of the features of the whole picture that are there while a segment runs, at the worst of them."""
+    def held(self, segments: Iterable[Segment], ahead: float = 1.0) -> int:
+        """Bytes of the features of the whole picture that are there while a segment runs, at the worst of them.
+
+        Args:
+            segments: of the pass.
+            ahead: how much of the picture, at most 1, is kept anew before what is no longer needed there is given back.
+        """
         kept = [frozenset(), *(segment.kept for segment in segments)]
-        return max(sum(self.bytes[step] for step in a | b) for a, b in pairwise(kept))
+        return max(replaced(*map(self._sizes, (a & b, a - b, b - a)), ahead) for a, b in pairwise(kept))
+
+    def _sizes(self, steps: AbstractSet[int]) -> int:
+        return sum(self.bytes[step] for step in steps)
 
     def _needed(self, wanted: Iterable[int], known: AbstractSet[int]) -> set[int]:
         """The steps to compute for `wanted` by who has the picture and `known`."""
@@ -169,6 +177,13 @@ class Trace:
 
     def _live(self, step: int) -> int:
         return sum(size for size, last in zip(self.bytes[:step], self.last_use, strict=False) if last >= step)
+
+
+def replaced(staying: int, going: int, coming: int, ahead: float) -> int:
+    """What is needed at the worst moment, the first or the last, while what comes takes the room of what goes, but so
+    much of it ahead.
+    """
+    return staying + max(going, coming) + math.ceil(min(going, coming) * ahead)
 
 
 def trace(model: nn.Module, image: Tensor, options: Mapping[str, Any]) -> Trace:
