@@ -81,8 +81,8 @@ def run(
             return painted(made, into)
     eight = kernels(model, options, fast=fast)
     ordered = None if whole else {}
-    large = pixels if whole else 0  # tiles are small
-    around = partial(accelerate, model, enabled=fast, pixels=large, kernels=eight, ordered=ordered)
+    known = pixels if whole else None  # else it will turn out
+    around = partial(accelerate, model, enabled=fast, pixels=known, kernels=eight, ordered=ordered)
     given = {"max_bytes": budget, "statistics": statistics, "options": options, "progress": progress, "around": around}
     with around():
         if whole:

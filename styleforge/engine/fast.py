@@ -40,7 +40,7 @@ def accelerate(
     model: nn.Module,
     *,
     enabled: bool = True,
-    pixels: int = 0,
+    pixels: int | None = 0,
     kernels: int8.Kernels | None = None,
     ordered: Ordered | None = None,
 ) -> Iterator[None]:
@@ -59,7 +59,7 @@ def accelerate(
     Args:
         model: the network; it keeps its weights as they are.
         enabled: False leaves bfloat16 away.
-        pixels: of the picture, for :func:`keep_freed_memory`.
+        pixels: of the picture, for :func:`keep_freed_memory`; None for who calls that, too.
         kernels: of convolutions that compute in whole numbers of 8 bit; see :mod:`styleforge.engine.int8`.
         ordered: keeps the weights in the order of the processor, for who needs them more than once: half of their size
             in memory once more.
@@ -70,7 +70,8 @@ def accelerate(
         with by_autocast(first.device.type) if half else nullcontext():
             yield
         return
-    keep_freed_memory(pixels)
+    if pixels is not None:
+        keep_freed_memory(pixels)
     before = sums_in_full.set(True)
     try:
         with torch.autocast("cpu", torch.bfloat16, enabled=half), _Faster(half, kernels or {}, ordered):
@@ -100,7 +101,7 @@ def keep_freed_memory(pixels: int) -> None:
     have maps of a little over 32 MB. For larger pictures these are given back: kept, they are 0.2 GB more at 1024 px.
 
     Args:
-        pixels: of the picture that is to be computed.
+        pixels: of the picture that is to be computed, or of a tile of it.
     """
     _keep(TENSORS if pixels <= SMALL else TENSORS[1:])
 

@@ -32,6 +32,7 @@ class _Map:
     """A map of the whole picture, channels last, in pages of so many rows.
 
     Attributes:
+        shape: of a page: rows, columns, channels.
         row: bytes.
         rows: of a page.
         last: whether who gave it had its channels last, too.
@@ -79,8 +80,8 @@ class Store:
         kept = {step for segment in segments for step in segment.kept}
         self._steps, self._maps = steps, {}
         self._page = -(-ROWS * max((_row(steps, step) for step in kept), default=0) // 64) * 64
-        most, need = (self._needed(segments, share) for share in (1.0, ahead))
-        here = min(most, limit // self._page) if most else 0
+        need = self._needed(segments, ahead)
+        here = min(need, limit // self._page) if need else 0
         if need > here:
             _check_disk((need - here) * self._page)
         # On CPUs memory only as soon as it is written to.

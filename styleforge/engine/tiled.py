@@ -3,7 +3,7 @@
 A network sums up over the whole picture: the statistics of its norms, pooled features, peaks of heat maps. A tile runs
 until it needs such a sum, gives its share (in float64, overlaps left out) and waits; when the last has given its share,
 all go on from where they are, see :mod:`.go`. What was alive at the pause has been put together to maps of the whole
-picture, in memory or, if that is full, in a file, see :mod:`.store`, and each tile takes its part of them with a margin:
+picture, in memory or, if that is full, in a file, see :mod:`.store`, and each takes its part of them with a margin:
 so tiles overlap by as far as a pixel reaches between two sums only, a few pixels. What is cheaper to compute again than
 to keep is not kept, as the first layers. Where all sums are known before, nothing waits, and tiles overlap by as far as
 a pixel reaches at all. On CPUs tiles are computed side by side, as far as memory is enough.
@@ -35,12 +35,11 @@ Statistics = Literal["exact", "thumbnail"]
 Progress = Callable[[int, int], None]
 
 SHARE = 0.5  # of the free memory, if no budget is given
-WORKING, WAITING = 0.35, 0.6  # shares of a budget: of all for the tile that is computed; for what waits, of the rest
-# less the freed memory that the process keeps: threads have some of their own
+WORKING, WAITING = 0.4, 0.7  # shares of a budget: of all for the tile that is computed, of the rest for what waits
 THRIFT = (100, 200, 400, AGAIN)  # multiplications for a value; the first that lets all that waits stay in memory is
-# taken, where keeping costs about as much as the first of these, and for files the last
+# taken, where keeping costs about as much as the first of these, and in a file the last
 SLACK = 2.0  # peak of a process to what the steps hold: torch's own copies, and what the allocator keeps; measured 1.6
-WORKERS = 4  # most tiles side by side: Python does one thing at a time, and is a tenth of the time of a tile
+WORKERS = 4  # most tiles side by side: Python does one thing at a time; more were never measured
 ALIKE = 0.6  # of the side of a tile that is quickest: only where memory is enough for such, tiles go side by side
 LARGEST_TILE = 1024  # beyond it one tile at a time is all that memory is enough for, and the system clears its maps
 LARGEST_MAP = TENSORS[0]  # bytes of a tile's features: larger ones the system clears each time, see fast.py, and that
@@ -57,7 +56,7 @@ class Plan:
     Attributes:
         trace: the steps of the network for this size.
         tile: side of a tile without its overlap, in pixels; None for the whole picture at once.
-        held: bytes that waiting tiles may keep in memory; what is more goes into files.
+        held: bytes that waiting tiles may keep in memory; what is more goes into a file.
         workers: how many tiles are computed side by side.
     """
 
@@ -103,16 +102,17 @@ def plan(
         )
     waits = statistics == "exact" and bool(steps.cuts)
     share = WORKING if waits else 1.0
+    free = max(max_bytes - KEPT, max_bytes // 2)  # threads keep freed memory of their own
     area = steps.height * steps.width
     beyond = 2 * overlap(steps, steps.segments(waits=waits))
     quick = max(int(math.sqrt(LARGEST_MAP * area / max(steps.bytes))) - beyond, 8 * beyond)
     for workers in range(_most_workers(image.device), 0, -1):
-        tile = min(LARGEST_TILE, quick, int(math.sqrt(max_bytes * share * area / whole / workers)) - beyond)
+        tile = min(LARGEST_TILE, quick, int(math.sqrt(free * share * area / whole / workers)) - beyond)
         if tile >= min(LARGEST_TILE, quick) * ALIKE:
             break
     tile = tile // steps.align * steps.align
     if tile < max(SMALLEST_TILE, steps.align):
-        least = min(whole, (max(SMALLEST_TILE, steps.align) + beyond + steps.align) ** 2 * whole / area / share)
+        least = min(whole, (max(SMALLEST_TILE, steps.align) + beyond + steps.align) ** 2 * whole / area / share * 2)
         raise ConfigError(
             "There is too little memory for this network, even in tiles",
             where=type(model).__name__,
@@ -120,7 +120,7 @@ def plan(
             allowed=f"at least {math.ceil(least / 2**20)} MiB",
             todo="Allow more (max_memory), or close other programs.",
         )
-    held = max(0, int((max_bytes - KEPT - workers * (tile + beyond) ** 2 * whole / area) * WAITING))
+    held = int((free - workers * (tile + beyond) ** 2 * whole / area) * WAITING)
     for steps.again in THRIFT if waits else ():
         if steps.held(segments := steps.segments(), _ahead(steps, segments, tile, workers)) <= held:
             break
@@ -144,8 +144,8 @@ def run_tiled(
 
     Exact statistics keep what waits for other tiles: the features that are alive at two norms in a row, but for those
     that are quickly computed again. What does not fit into the budget is written to the folder for temporary files, and
-    the time then is that of the disk: 6.4 GB at a time for 100 megapixels of a residual generator of width 32 with 6
-    blocks in bfloat16.
+    the time then is that of the disk: of 100 megapixels of a residual generator of width 32 with 6 blocks in bfloat16
+    3.7 GB wait at a time.
 
     Args:
         model: a network in evaluation mode.
@@ -210,6 +210,7 @@ def _rounds(
     # Each part of the pass has overlaps of its own, because most look less far than the one that looks farthest.
     cuts = [list(tiles(steps, chosen.tile, overlap(steps, [segment]))) for segment in segments]
     total, done = sum(map(len, cuts)), 0
+    keep_freed_memory(max(tile.rows.length * tile.columns.length for places in cuts for tile in places))
     count = chosen.workers if around else 1
     store = Store(steps, segments, chosen.held, image.device, _ahead(steps, segments, chosen.tile, count))
     with store, Workers(count, around) as workers:
