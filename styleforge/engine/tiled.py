@@ -102,7 +102,7 @@ def plan(
         )
     waits = statistics == "exact" and bool(steps.cuts)
     share = WORKING if waits else 1.0
-    free = max(max_bytes - KEPT, max_bytes * 3 // 4)  # threads keep freed memory of their own
+    free = max(max_bytes - KEPT, max_bytes * 7 // 8)  # threads keep freed memory of their own
     area = steps.height * steps.width
     beyond = 2 * overlap(steps, steps.segments(waits=waits))
     quick = max(int(math.sqrt(LARGEST_MAP * area / max(steps.bytes))) - beyond, 8 * beyond)
@@ -112,7 +112,7 @@ def plan(
             break
     tile = tile // steps.align * steps.align
     if tile < max(SMALLEST_TILE, steps.align):
-        least = min(whole, (max(SMALLEST_TILE, steps.align) + beyond + steps.align) ** 2 * whole / area / share * 4 / 3)
+        least = min(whole, (max(SMALLEST_TILE, steps.align) + beyond + steps.align) ** 2 * whole / area / share * 8 / 7)
         raise ConfigError(
             "There is too little memory for this network, even in tiles",
             where=type(model).__name__,
