@@ -182,7 +182,7 @@ def test_only_tiles_at_borders_are_reflected(monkeypatch):
     assert modes.pop(None) == {"reflect"}  # to find out what it does
     assert len(modes) == 25 and {inside for inside, *_ in modes} == {True, False}
     for (inside, *_), found in modes.items():
-        assert "constant" in found if inside else found == {"reflect"}
+        assert found - {"reflect"} == {"constant"} if inside else found == {"reflect"}  # by notes zeros alone
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.5])
@@ -258,7 +258,7 @@ def test_what_waits_may_lie_in_files(tmp_path, monkeypatch):
 @torch.no_grad()
 def test_the_disk_is_asked_for_no_less_than_is_written(monkeypatch):
     monkeypatch.setattr(trace, "AGAIN", 0)
-    net, image, asked, written = network(ResnetGenerator, blocks=2), picture(160, 160), [], [0]
+    net, image, asked, written = network(ResnetGenerator, blocks=2), picture(256, 256), [], [0]
     check, write = store._check_disk, store._File.write
     monkeypatch.setattr(store, "_check_disk", lambda need: asked.append(need) or check(need))
 
@@ -269,14 +269,14 @@ def test_the_disk_is_asked_for_no_less_than_is_written(monkeypatch):
     monkeypatch.setattr(store._File, "write", noted)
     steps = trace.trace(net, image, {})
     most = steps.held(steps.segments())
-    for held in (most * 2, most * 2 // 3, most // 3, 0):
+    for held in (most, most * 2 // 3, most // 3, 0):
         asked.clear()
         written[0] = 0
         with monkeypatch.context() as patch:
             patch.setattr(tiled.Plan, "__init__", _with_held(held, tiled.Plan.__init__))
-            run_tiled(net, image, tile=80)
+            run_tiled(net, image, tile=128)
         assert bool(asked) == bool(written[0]) == (held < most)
-        assert written[0] <= sum(asked) <= 1.5 * most  # of maps of 40 rows a third page of 16 is half empty
+        assert written[0] <= sum(asked) <= most
 
 
 FULL, NONE = OSError(28, "No space left"), FileNotFoundError(2, "No usable folder")
@@ -358,9 +358,9 @@ def counted(forward, passes):
 @torch.no_grad()
 def test_hooks_see_every_tile():
     net, image, seen = network(ResnetGenerator, blocks=1), picture(160, 160), []
-    net.blocks[0].register_forward_hook(lambda *_: seen.append(1))
+    net.register_forward_pre_hook(lambda *_: seen.append(1))
     run_tiled(net, image, tile=32)
-    assert len(seen) >= 25
+    assert len(seen) >= 25 * (len(trace.trace(net, image, {}).cuts) + 1), "some went by notes"
 
 
 def _with_held(bytes, init):
