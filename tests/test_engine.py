@@ -630,6 +630,26 @@ def test_in_half_a_convolution_of_a_padded_map_is_the_same_however_wide(channels
     assert (made - exact).abs().max() <= 0.02 * exact.abs().max()
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@of_onednn
+@torch.no_grad()
+def test_in_half_a_small_map_stays_in_its_layout(layout, monkeypatch):
+    monkeypatch.setattr(engine.fast, "bf16_is_fast", lambda device: True)
+    given, ordered = [], fast._ordered_convolution
+    monkeypatch.setattr(
+        fast, "_ordered_convolution", lambda x, *rest, **more: given.append(x) or ordered(x, *rest, **more)
+    )
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(8, 16, 3), nn.InstanceNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 3)).eval()
+    image = torch.randn(1, 8, 16, 12).contiguous(memory_format=layout)
+    with engine.accelerate(layers):
+        made = layers(image)
+    assert len(given) == 2 and given[0].data_ptr() == image.data_ptr()
+    assert given[1].is_contiguous(memory_format=torch.channels_last)  # as the first makes it
+    exact = layers(image)
+    assert (made - exact).abs().max() <= 0.03 * exact.abs().max()
+
+
 @pytest.mark.parametrize("tiles", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("size", [(6, 5), (50, 47)])

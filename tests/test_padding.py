@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from styleforge import engine
 from styleforge.engine import accelerate, padding
-from styleforge.engine.padding import PadLater
+from styleforge.engine.later import Later
 from styleforge.models import ResnetGenerator, TransformerNet
 
 
@@ -64,7 +64,7 @@ def test_a_convolution_that_pads_gives_what_it_gives_of_the_padded(kernel, pads,
         padded = F.pad(x, (pads[1], pads[1], pads[0], pads[0]), mode=mode)
         return F.conv2d(padded, weight, bias, stride=stride, groups=groups)
 
-    with Seen() as seen, PadLater():
+    with Seen() as seen, Later():
         made = padded_and_convolved()
     torch.testing.assert_close(made, padded_and_convolved(), rtol=1e-4, atol=1e-4)
     assert seen.told[0] == pads and size not in seen.padded
@@ -75,7 +75,7 @@ def test_a_convolution_that_pads_gives_what_it_gives_of_the_padded(kernel, pads,
 def test_others_get_what_they_ask_for():
     x, weight = numbers(1, 16, 12, 12), numbers(16, 16, 3, 3, seed=1)
     exact = F.pad(x, (1,) * 4, mode="reflect")
-    with Seen() as seen, PadLater() as later:
+    with Seen() as seen, Later() as later:
         padded = F.pad(x, (1,) * 4, mode="reflect")
         assert padded.shape == exact.shape and padded.dtype == exact.dtype and padded.dim() == 4 and not seen.padded
         other = padded.detach()
@@ -91,7 +91,7 @@ def test_others_get_what_they_ask_for():
     assert len(later._waiting) == 1
     del padded, other
     assert not later._waiting
-    with Seen() as seen, PadLater([id(weight)]):
+    with Seen() as seen, Later({id(weight): None}):
         assert torch.equal(F.conv2d(F.pad(x, (1,) * 4, mode="reflect"), weight), F.conv2d(exact, weight))
     assert seen.told == [0, 0]
 
@@ -101,7 +101,7 @@ def test_what_was_padded_may_change_afterwards():
     x, weight = numbers(1, 16, 12, 12), numbers(16, 16, 3, 3, seed=1)
     exact = F.conv2d(F.pad(x, (1,) * 4, mode="reflect"), weight)
     for change in (torch.Tensor.relu_, lambda x: F.relu(x, inplace=True), lambda x: x.__setitem__(..., 0)):
-        with PadLater():
+        with Later():
             source = x.clone()
             padded = F.pad(source, (1,) * 4, mode="reflect")
             change(source)
@@ -125,12 +125,12 @@ def test_what_cannot_be_left_to_a_convolution_is_padded_at_once():
         ((x[0], (1, 1, 1, 1)), {}),
     ]
     for args, kwargs in calls:
-        with Seen() as seen, PadLater():
+        with Seen() as seen, Later():
             made = F.pad(*args, **kwargs)
         assert len(seen.padded) == 1 and torch.equal(made, F.pad(*args, **kwargs))
-    with FakeTensorMode(), PadLater():
+    with FakeTensorMode(), Later():
         assert F.pad(torch.empty(1, 16, 12, 12), (1,) * 4).is_contiguous()
-    with torch.enable_grad(), PadLater():
+    with torch.enable_grad(), Later():
         weight = numbers(16, 16, 3, 3, seed=1).requires_grad_()
         leaf = x.clone().requires_grad_()
         F.conv2d(F.pad(leaf, (1,) * 4, mode="reflect"), weight).sum().backward()

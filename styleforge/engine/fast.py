@@ -16,9 +16,9 @@ from torch._subclasses import FakeTensor
 from torch.overrides import TorchFunctionMode
 
 from ..precision import bf16_by_tiles, bf16_is_fast, sums_in_full
-from . import blocks, int8, winograd
+from . import blocks, int8, subpixel, winograd
 from .calls import OPTIONS, argument, convolution, pair
-from .padding import PadLater
+from .later import Later
 from .sums import measure, normed, quickly
 
 # Pixels of a map from which on channels-last pays: below, weights take longer to be reordered, which happens at each
@@ -121,7 +121,7 @@ class _TanhInFull(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Faster(PadLater):
+class _Faster(Later):
     """Replaces single calls.
 
     Args:
@@ -131,7 +131,7 @@ class _Faster(PadLater):
     """
 
     def __init__(self, half: bool, kernels: int8.Kernels, ordered: Ordered | None) -> None:
-        super().__init__(kernels)  # which are padded when they are in 8 bit
+        super().__init__({key: whole.doubled for key, whole in kernels.items()})  # padded when they are in 8 bit
         self._half, self._kernels, self._ordered = half, kernels, ordered
         self._by_tiles = half and bf16_by_tiles()
 
@@ -167,6 +167,17 @@ class _Faster(PadLater):
             return func(args[0].float(), *args[1:], **kwargs)
         return func(*args, **kwargs)
 
+    def subpixels(self, x: Tensor, weight: Tensor, bias: Tensor | None, how: str) -> Tensor:
+        """As there; in 8 bit where these are known."""
+        if whole := self._kernels.get(id(weight)):
+            return self._in_whole_numbers(x, whole, bias, {})
+        together = subpixel.together(weight, bias, how)
+        return self._convolution(F.conv2d, "conv2d", (x, *together), {}, owner=weight)
+
+    def _in_whole_numbers(self, x: Tensor, whole: int8.Kernel, bias: Tensor | None, options: dict[str, Any]) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return int8.conv2d(x, whole, bias, options, torch.bfloat16 if self._half else torch.float32)
+
     def _convolution(self, func: Any, name: str, args: Any, kwargs: Any, owner: Tensor | None = None) -> Tensor:
         """A call of "conv2d" or "conv_transpose2d"; `owner` is what its weight is made of, if that is not its own."""
         x, (weight, bias, options) = args[0], convolution(name, args, kwargs)
@@ -174,16 +185,17 @@ class _Faster(PadLater):
             wider = F.pad(x, (0, pair(options["stride"])[1]))
             return self._convolution(func, name, (wider, *args[1:]), kwargs)[..., :1]
         whole = self._kernels.get(id(weight)) if name == "conv2d" else None
-        if whole and not isinstance(x, FakeTensor):  # of which only the shape is asked
-            with torch.autocast("cpu", enabled=False):
-                return int8.conv2d(x, whole, bias, options, torch.bfloat16 if self._half else torch.float32)
+        if whole and not whole.doubled and not isinstance(x, FakeTensor):  # of which only the shape is asked
+            return self._in_whole_numbers(x, whole, bias, options)
         if name == "conv2d" and not self._by_tiles and blocks.suits(x, weight, options):  # with tiles not measured yet
             place, spare = blocks.place(x, weight.shape[2:], options["padding"])
             together = x, *blocks.together(weight, bias)
             return blocks.apart(self._convolution(func, name, together, place, owner=weight), spare)
         if not self._half and name == "conv2d" and winograd.suits(x, weight, **options):
             return winograd.conv3x3(x, weight, bias, options["padding"])
-        layout = torch.channels_last if x.shape[2:].numel() >= LARGE else torch.contiguous_format
+        stays = self._half and _in_pixels([x])  # weights in order wait for it
+        large = x.shape[2:].numel() >= LARGE
+        layout = torch.channels_last if large or stays else torch.contiguous_format
         x = x.contiguous(memory_format=layout)
         if self._half and _can_order(x, weight, bias, options["padding"]):
             owner = weight if owner is None else owner
@@ -249,7 +261,7 @@ def _ordered_convolution(
     cut = wide and not more and place[:3] == ((0, 0), (1, 1), (1, 1))
     place = ((0, 1), *place[1:]) if cut else place
     with torch.autocast("cpu", enabled=False):
-        inner = _kept(known, (owner, place), lambda: order(weight.to(torch.bfloat16), *place))
+        inner = _kept(known, (owner, weight.shape, place), lambda: order(weight.to(torch.bfloat16), *place))
         x, bias = (None if each is None else each.to(torch.bfloat16) for each in (x, bias))
         made = run(x, inner, bias, *place, "none", [], "")
     return made[..., 1:-1].contiguous(memory_format=torch.channels_last) if cut else made

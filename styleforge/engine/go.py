@@ -20,6 +20,7 @@ from torch._C import DisableTorchFunction
 from torch.overrides import TorchFunctionMode
 
 from .calls import argument, tensors
+from .later import waiting
 from .parts import parts
 from .spans import Pixels, Tile
 from .store import Store
@@ -222,8 +223,8 @@ class _Go(TorchFunctionMode):
             described = known if before else _described(name, result)
             if self._next > noted[0]:
                 self.notes.calls.append(noted)
-            # A pad that was left for later, see padding.py, of something that is no map: this thread alone knows it.
-            self.notes.whole &= not any(hasattr(one, "_padded") for one in tensors(noted))
+            # A pad that was left for later, of something that is no map: this thread alone knows it.
+            self.notes.whole &= not any(map(waiting, tensors(noted)))
         if not before:
             self.known.append(described)
         return result

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..precision import bf16_by_tiles
-from . import blocks
+from . import blocks, subpixel
 from .calls import pair
 
 CHANNELS = 32  # of a map, from which on there is enough to sum up
@@ -49,6 +49,7 @@ class Kernel:
         still: (2, C), mean 0 and variance 1, by which a norm takes nothing away.
         signed: whether maps have values below zero.
         taps: (h, w), of a pixel, where they make blocks of pixels; see :mod:`.blocks`.
+        doubled: how a map is, where it is this map as it was that they take; see :mod:`.subpixel`.
     """
 
     packed: Tensor
@@ -58,7 +59,8 @@ class Kernel:
     shift: Tensor
     still: Tensor
     signed: bool
-    taps: tuple[int, int] | None
+    taps: tuple[int, int] | None = None
+    doubled: str | None = None
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -69,7 +71,9 @@ class Kernel:
 Kernels = Mapping[int, Kernel]  # by the identity of the weight
 
 
-def suits(x: Tensor, weight: Tensor, options: Mapping[str, Any], dtype: torch.dtype) -> bool:
+def suits(
+    x: Tensor, weight: Tensor, options: Mapping[str, Any], dtype: torch.dtype, doubled: str | None = None
+) -> bool:
     """Whether a convolution would be faster in 8 bit.
 
     Args:
@@ -77,15 +81,23 @@ def suits(x: Tensor, weight: Tensor, options: Mapping[str, Any], dtype: torch.dt
         weight: (K, C, h, w).
         options: all others of `torch.nn.functional.conv2d`.
         dtype: what it is computed in otherwise.
+        doubled: how the map is before, if it is.
     """
     if conv is None or options["groups"] != 1 or isinstance(options["padding"], str) or x.shape[1] < CHANNELS:
         return False
-    down, right = pair(options["stride"])
     work = WORK_FOR_TILES if dtype == torch.bfloat16 and bf16_by_tiles() else WORK[dtype]
-    return weight.dtype == torch.float32 and weight[:, 0].numel() / (down * right) >= work
+    return weight.dtype == torch.float32 and products(weight, options, doubled) >= work
 
 
-def kernel(weight: Tensor, signed: bool, options: Mapping[str, Any], dtype: torch.dtype) -> Kernel:
+def products(weight: Tensor, options: Mapping[str, Any], doubled: str | None = None) -> float:
+    """How many multiplications a convolution is for each value of its map; the arguments as for :func:`suits`."""
+    down, right = pair(options["stride"])
+    return subpixel.products(weight, doubled) if doubled else weight[:, 0].numel() / (down * right)
+
+
+def kernel(
+    weight: Tensor, signed: bool, options: Mapping[str, Any], dtype: torch.dtype, doubled: str | None = None
+) -> Kernel:
     """Bring (K, C, h, w) in float32 to 8 bit.
 
     Args:
@@ -93,9 +105,12 @@ def kernel(weight: Tensor, signed: bool, options: Mapping[str, Any], dtype: torc
         signed: whether maps will have values below zero.
         options: "stride", "padding" and "dilation" of the convolution.
         dtype: bfloat16 or float32, of maps.
+        doubled: how maps are before, if they are.
     """
     weight, taps = weight.detach(), None
-    if blocks.suits_weight(weight, options) and not bf16_by_tiles():
+    if doubled:
+        (weight, _), options = subpixel.together(weight, None, doubled), subpixel.PLACE
+    elif blocks.suits_weight(weight, options) and not bf16_by_tiles():
         taps = tuple(weight.shape[2:])
         weight, _ = blocks.together(weight, None)
         options = {**options, "stride": blocks.size()}
@@ -108,7 +123,8 @@ def kernel(weight: Tensor, signed: bool, options: Mapping[str, Any], dtype: torc
     shift = (ZERO + (0.125 if dtype == torch.bfloat16 else 0.5)) if signed else 0.5
     zeros = torch.zeros(len(scales), dtype=torch.int64)
     still = torch.stack([torch.zeros_like(steps), torch.ones_like(steps)])
-    return Kernel(packed, scales / steps[0], zeros, steps, torch.full_like(steps, shift), still, signed, taps)
+    shifts = torch.full_like(steps, shift)
+    return Kernel(packed, scales / steps[0], zeros, steps, shifts, still, signed, taps, doubled)
 
 
 def conv2d(x: Tensor, weights: Kernel, bias: Tensor | None, options: Mapping[str, Any], dtype: torch.dtype) -> Tensor:
@@ -122,12 +138,14 @@ def conv2d(x: Tensor, weights: Kernel, bias: Tensor | None, options: Mapping[str
         dtype: bfloat16 or float32, of the result.
 
     Returns:
-        (B, K, H', W'), channels-last, unless it was made by blocks.
+        (B, K, H', W'), channels-last, unless it was made by blocks; of a map that is to be doubled, (B, 4 K, h, w).
     """
     spare = 0, 0
     if weights.taps:
         options, spare = blocks.place(x, weights.taps, options["padding"])
         bias = None if bias is None else bias.repeat_interleave(len(weights.scales) // len(bias))
+    if weights.doubled:
+        options, bias = subpixel.PLACE, None if bias is None else bias.repeat(4)
     place = [pair(options[name]) for name in ("stride", "padding", "dilation")]
     zero = ZERO if weights.signed else 0
     bias = None if bias is None else bias.float()

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from . import int8, winograd
+from . import int8, subpixel, winograd
 from .fast import accelerate, keep_freed_memory
 from .parts import parts, state
 from .trial import kernels
@@ -30,6 +30,7 @@ _ORDERING = {
     _aten.constant_pad_nd.default,
     _aten.stack.default,
     _aten.view.default,
+    subpixel.joined,
 }
 _CONVOLVING, _WITH_RELU = set(), set()  # the latter do a ReLU behind them, too
 if hasattr(_onednn, "_convolution_transpose_pointwise"):

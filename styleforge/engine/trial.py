@@ -3,13 +3,15 @@
 Most trained networks hardly notice. Networks of random weights do; the rounding of the last layers is seen as it is;
 and where a picture shows little, or one light in the dark, norms enlarge the rounding of the first layers. So pictures
 that are always the same are made with all convolutions in 8 bit. If the difference is seen, they are made with each
-convolution in 8 bit alone, and as many are chosen as the network bears, beginning with those that are seen least. The
-choice depends on the weights alone, and not on what the network was shown before.
+convolution in 8 bit alone, and as many are chosen as the network bears together, beginning with those that are seen
+least for the work that they take. The choice depends on the weights alone, and not on what the network was shown
+before.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,9 +21,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..precision import int8_is_fast
-from . import int8
+from . import int8, subpixel
 from .calls import convolution
 from .fast import accelerate, in_half
+from .later import waiting
 from .parts import parts, state
 
 # How near each of the four pictures has to stay to itself without 8 bit, in dB. Others may come out further off,
@@ -107,7 +110,7 @@ def _try(model: nn.Module, own: list[Tensor]) -> int8.Kernels:
     seen = _Seen(set(map(id, own)), dtype)
     with accelerate(model), seen:
         plain = model(given).double()
-    found = {key: int8.kernel(*each, dtype) for key, each in seen.found.items()}
+    found = {key: int8.kernel(*each) for key, each in seen.found.items()}
 
     def shares(made: Tensor) -> Tensor:
         """Of what pictures may be off, (n, 4) of n times those that are tried."""
@@ -126,13 +129,14 @@ def _try(model: nn.Module, own: list[Tensor]) -> int8.Kernels:
         with accelerate(model), _Alone({key: found[key] for key in some}, len(given), dtype):
             made = model(given.repeat(len(some), 1, 1, 1))
         alone |= zip(some, shares(made), strict=True)
-    chosen, spent = {}, torch.zeros(len(ENOUGH))
-    for key in sorted(alone, key=lambda key: alone[key].max().item()):
-        if (spent + alone[key] <= 1).all():
-            chosen[key], spent = found[key], spent + alone[key]
-    while chosen and not bears(chosen):  # roundings may add up to more
-        chosen.popitem()
-    return chosen
+    # By what is seen of each for the work that it takes. What several of them change hardly adds up: any change rounds
+    # all that comes behind it another way.
+    order = sorted(found, key=lambda key: alone[key].max().item() / seen.work[key])
+    few, most = 0, len(order) - 1
+    while few < most:
+        half = (few + most + 1) // 2
+        few, most = (half, most) if bears({key: found[key] for key in order[:half]}) else (few, half - 1)
+    return {key: found[key] for key in order[:few]}
 
 
 class _Seen(TorchFunctionMode):
@@ -141,20 +145,28 @@ class _Seen(TorchFunctionMode):
     Args:
         weights: identities of those that stay as they are.
         dtype: what is computed in.
+
+    Attributes:
+        found: what :func:`styleforge.engine.int8.kernel` is to be given, by the identity of the weight.
+        work: multiplications of each.
     """
 
     def __init__(self, weights: set[int], dtype: torch.dtype) -> None:
         super().__init__()
         self._weights, self._dtype = weights, dtype
-        self.found: dict[int, tuple[Tensor, bool, dict[str, Any]]] = {}
+        self.work: Counter[int] = Counter()
+        self.found: dict[int, tuple[Tensor, bool, dict[str, Any], torch.dtype, str | None]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "__name__", "") == "conv2d" and args[0].ndim == 4:
             x, (weight, _, options) = args[0], convolution("conv2d", args, kwargs)
-            if id(weight) in self._weights and int8.suits(x, weight, options, self._dtype):
-                _, signed, _ = self.found.get(id(weight), (weight, False, options))
-                self.found[id(weight)] = weight, signed or bool((x < 0).any()), options
+            doubled = subpixel.doubled(waiting(x), weight, options)
+            x, how = (doubled.source, doubled.how) if doubled else (x, None)
+            if id(weight) in self._weights and int8.suits(x, weight, options, self._dtype, how):
+                signed = id(weight) in self.found and self.found[id(weight)][1]
+                self.found[id(weight)] = weight, signed or bool((x < 0).any()), options, self._dtype, how
+                self.work[id(weight)] += x.numel() * int8.products(weight, options, how)
         return func(*args, **kwargs)
 
 
@@ -176,8 +188,13 @@ class _Alone(TorchFunctionMode):
         kwargs = kwargs or {}
         made = func(*args, **kwargs)
         if getattr(func, "__name__", "") == "conv2d":
-            weight, bias, options = convolution("conv2d", args, kwargs)
+            x, (weight, bias, options) = args[0], convolution("conv2d", args, kwargs)
             if part := self._parts.get(id(weight)):
+                whole, doubled = self._kernels[id(weight)], subpixel.doubled(waiting(x), weight, options)
                 with torch.autocast("cpu", enabled=False):
-                    made[part] = int8.conv2d(args[0][part], self._kernels[id(weight)], bias, options, self._dtype)
+                    if not whole.doubled:
+                        made[part] = int8.conv2d(x[part], whole, bias, options, self._dtype)
+                    elif doubled and doubled.how == whole.doubled:
+                        blocks = int8.conv2d(doubled.source[part], whole, bias, options, self._dtype)
+                        doubled.place(weight, options).fill(made[part], blocks)
         return made

@@ -1,0 +1,219 @@
+"""Maps that are doubled and then convolved, as one convolution of the map as it was.
+
+Of what it makes four channels are the four pixels that a pixel becomes (sub-pixel convolution, Shi et al.,
+https://arxiv.org/abs/1609.05158). Doubled by repeated pixels, a window of 3 x 3 sees four different ones, so that 16
+products do for 36; doubled by bilinear interpolation, it sees nine, and four times as many channels come out of a
+quarter of the pixels. Neither the doubled map nor a padded one is there. Near the borders it is computed as written.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses import FakeTensor
+
+from .calls import argument, pair
+
+if TYPE_CHECKING:
+    from .later import Later
+
+TIMES = {"nearest": 1, "bilinear": 3}  # that two neighbours are summed up, of pixels with zeros between
+SMALLEST = 8  # rows and columns of a map that has something inside
+TAPS = (2, 7)  # rows and columns of a window, at least and at most
+PLACE = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}  # of the convolution to blocks
+
+Pads = tuple[int, int, int, int]  # left, right, top, bottom
+
+
+class Place(NamedTuple):
+    """Where what a convolution makes of a doubled map is that of blocks.
+
+    Attributes:
+        size: rows and columns of what it makes.
+        begin, end: rows and columns of blocks in that.
+        pads: around the doubled map.
+        mode: what is in them.
+    """
+
+    size: tuple[int, int]
+    begin: tuple[int, int]
+    end: tuple[int, int]
+    pads: Pads
+    mode: str
+
+    def fill(self, made: Tensor, blocks: Tensor) -> None:
+        """Put the pixels of blocks (B, 4 K, h, w) where they belong in (B, K, H', W')."""
+        (row, column), (below, behind) = self.begin, self.end
+        inside = made[:, :, row:below, column:behind].unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
+        inside.copy_(blocks.unflatten(1, (2, 2, -1)).permute(0, 3, 4, 1, 5, 2))
+
+
+class Doubled:
+    """A map doubled, and then perhaps padded, which is made only if somebody wants it.
+
+    Args:
+        source: (B, C, H, W).
+        how: "nearest" or "bilinear".
+        pads: columns and rows on each side.
+        mode: what is in them, "constant" (zeros) or "reflect".
+
+    Attributes:
+        made: (B, C, 2 H + top + bottom, 2 W + left + right), once it is.
+    """
+
+    def __init__(self, source: Tensor, how: str, pads: Pads = (0, 0, 0, 0), mode: str = "constant") -> None:
+        self.source, self.how, self.pads, self.mode = source, how, pads, mode
+        self.made: Tensor | None = None
+
+    @classmethod
+    def of(cls, args: Any, kwargs: Any) -> Doubled | None:
+        """What a call of `interpolate` is to give, if it may be left to a convolution."""
+        names = "input", "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias"
+        x, size, factor, how, aligned, _, smooth = (argument(args, kwargs, *each) for each in enumerate(names))
+        how = how or "nearest"
+        if isinstance(x, FakeTensor) or torch.is_grad_enabled() or x.ndim != 4 or how not in TIMES or aligned or smooth:
+            return None
+        double = tuple(2 * side for side in x.shape[2:])
+        asked = _two(size) if factor is None else tuple(map(operator.mul, _two(factor), x.shape[2:]))
+        return cls(x, how) if asked == double else None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the map."""
+        (batch, channels, height, width), (left, right, top, bottom) = self.source.shape, self.pads
+        return batch, channels, 2 * height + top + bottom, 2 * width + left + right
+
+    def make(self, compute: Callable[..., Tensor]) -> Tensor:
+        """The map."""
+        return self._part(compute, self.source, self.pads)
+
+    def padded(self, args: Any, kwargs: Any) -> Doubled | None:
+        """The same with what a call of `pad` puts around it, if that may be left to a convolution, too."""
+        pads, mode = argument(args, kwargs, 1, "pad"), argument(args, kwargs, 2, "mode", "constant")
+        if any(self.pads) or self.made is not None or len(pads) != 4 or min(pads) < 0:
+            return None
+        if mode != "reflect" and (mode != "constant" or argument(args, kwargs, 3, "value")):
+            return None
+        return Doubled(self.source, self.how, tuple(pads), mode)
+
+    def convolved(
+        self, later: Later, func: Any, weight: Tensor, bias: Tensor | None, options: Mapping[str, Any]
+    ) -> Tensor | None:
+        """What a convolution makes of the map, or None where it had better get that."""
+        place = self.place(weight, options)
+        if place is None:
+            return None
+        x, (left, right, top, bottom), (rows, columns) = self.source, place.pads, weight.shape[2:]
+        blocks = later.subpixels(x, weight, bias, self.how)
+        kind = {"dtype": blocks.dtype, "device": blocks.device}
+        made = torch.empty(len(x), *place.size, len(weight), **kind).permute(0, 3, 1, 2)
+        place.fill(made, blocks)
+
+        def border(into: Tensor, part: Tensor, pads: Pads, crop: tuple[slice, slice]) -> None:
+            if into.numel():  # no more of the padded part than is looked at
+                padded = self._part(later.compute, part, pads, place.mode)[:, :, *crop]
+                into.copy_(later.compute(func, (padded, weight, bias), {}))
+
+        (height, width), (above, begin), (below, end), whole = place.size, place.begin, place.end, slice(None)
+        first, last = slice(above + rows - 1), slice(below - height - rows + 1, None)
+        part = x[:, :, : _before(above + rows - 1 - top, top)]
+        border(made[:, :, :above], part, (left, right, top, 0), (first, whole))
+        part = x[:, :, _behind(below - top, bottom, x.shape[2]) :]
+        border(made[:, :, below:], part, (left, right, 0, bottom), (last, whole))
+        first, last = slice(begin + columns - 1), slice(end - width - columns + 1, None)
+        part = x[..., : _before(begin + columns - 1 - left, left)]
+        border(made[..., :begin], part, (left, 0, top, bottom), (whole, first))
+        part = x[..., _behind(end - left, right, x.shape[3]) :]
+        border(made[..., end:], part, (0, right, top, bottom), (whole, last))
+        return made
+
+    def place(self, weight: Tensor, options: Mapping[str, Any]) -> Place | None:
+        """Where what a convolution makes of it is that of blocks; None where it had better get the map."""
+        if isinstance(options["padding"], str) or options["groups"] != 1:
+            return None
+        rows, columns = pair(options["padding"])
+        still = all(pair(options[name]) == (1, 1) for name in ("stride", "dilation"))
+        twice = any(self.pads) and (rows or columns)
+        taps, sides = tuple(weight.shape[2:]), tuple(self.source.shape[2:])
+        if not still or twice or min(taps) < TAPS[0] or max(taps) > TAPS[1] or min(sides) < SMALLEST:
+            return None
+        pads, mode = ((columns, columns, rows, rows), "constant") if rows or columns else (self.pads, self.mode)
+        left, right, top, bottom = pads
+        size = 2 * sides[0] + top + bottom - taps[0] + 1, 2 * sides[1] + left + right - taps[1] + 1
+        begin = top + TIMES[self.how] // 2, left + TIMES[self.how] // 2
+        seen = _window(taps, self.how)
+        end = begin[0] + 2 * (sides[0] - seen[0] + 1), begin[1] + 2 * (sides[1] - seen[1] + 1)
+        return Place(size, begin, end, pads, mode)
+
+    def _part(self, compute: Callable[..., Tensor], x: Tensor, pads: Pads, mode: str | None = None) -> Tensor:
+        """Some rows or columns of it, from those of the source."""
+        x = compute(F.interpolate, (x,), {"scale_factor": 2, "mode": self.how})
+        return compute(F.pad, (x, pads), {"mode": mode or self.mode}) if any(pads) else x
+
+
+def doubled(waiting: Any, weight: Tensor, options: Mapping[str, Any]) -> Doubled | None:
+    """A map that is doubled and left to a convolution, if that is this one."""
+    return waiting if isinstance(waiting, Doubled) and waiting.place(weight, options) else None
+
+
+def together(weight: Tensor, bias: Tensor | None, how: str) -> tuple[Tensor, Tensor | None]:
+    """Weight (4 K, C, h', w') and bias (4 K,) for the four pixels that a pixel becomes, row by row.
+
+    Args:
+        weight: (K, C, h, w), of a convolution of the doubled map.
+        bias: (K,).
+        how: that is doubled.
+    """
+    return joined(weight, how), None if bias is None else bias.repeat(4)
+
+
+def _joined(weight: Tensor, how: str) -> Tensor:
+    for _ in range(TIMES[how]):
+        weight = F.pad(weight, (1, 0, 0, 0)) + F.pad(weight, (0, 1, 0, 0))
+        weight = F.pad(weight, (0, 0, 1, 0)) + F.pad(weight, (0, 0, 0, 1))
+    if how == "bilinear":
+        weight = weight / 16
+    # Every second tap meets a pixel, the others zeros between. The first pixel of a block is the one whose window
+    # begins with such a zero.
+    weight = F.pad(weight, (0, weight.shape[3] % 2, 0, weight.shape[2] % 2))
+    return weight.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).flip(3, 5).permute(3, 5, 0, 1, 2, 4).flatten(0, 2)
+
+
+# One operation for torch, as in :mod:`.int8`.
+if not hasattr(torch.ops.styleforge, "joined"):
+    _library = torch.library.Library("styleforge", "FRAGMENT")
+    _library.define("joined(Tensor weight, str how) -> Tensor")
+    _library.impl("joined", _joined, "CPU")
+joined = torch.ops.styleforge.joined.default
+
+
+def products(weight: Tensor, how: str) -> int:
+    """How many multiplications the convolution to blocks is for each value of the map, by the weight (K, C, h, w)."""
+    rows, columns = _window(weight.shape[2:], how)
+    return 4 * len(weight) * rows * columns
+
+
+def _window(taps: Sequence[int], how: str) -> tuple[int, int]:
+    """Rows and columns of the map that blocks see, where pixels of the doubled one see so many."""
+    rows, columns = ((tap + TIMES[how] + 1) // 2 for tap in taps)
+    return rows, columns
+
+
+def _two(option: Any) -> tuple[Any, ...]:
+    """An option of `interpolate`, for rows and columns."""
+    return tuple(option) if isinstance(option, (tuple, list)) else (option, option)
+
+
+def _before(end: int, pads: int) -> int:
+    """How many rows of a map those of the doubled one see that come before the row `end`, or are reflected."""
+    return max(end - 1, pads) // 2 + 2
+
+
+def _behind(begin: int, pads: int, size: int) -> int:
+    """The first row of a map that those of the doubled one see from the row `begin` on, or where they are reflected."""
+    return max(0, min(begin, 2 * size - pads - 1) // 2 - 1)
