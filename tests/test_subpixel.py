@@ -11,9 +11,10 @@ from variants import VARIANTS
 
 from styleforge import engine
 from styleforge.engine import Replay, accelerate, int8, subpixel, trial
+from styleforge.engine.calls import pair
 from styleforge.engine.fast import _onednn
 from styleforge.engine.later import Later
-from styleforge.models import ResnetGenerator, UGATITGenerator
+from styleforge.models import ResnetGenerator, UGATITGenerator, UNetGenerator
 from styleforge.models.adain import MirroredDecoder
 
 NEAREST, BILINEAR = {"scale_factor": 2}, {"scale_factor": 2.0, "mode": "bilinear", "align_corners": False}
@@ -141,6 +142,55 @@ def test_what_is_not_doubled_is_made_at_once():
     assert weight.grad is not None
 
 
+@pytest.mark.parametrize("size", [(8, 8), (9, 14), (20, 11)], ids=str)
+@pytest.mark.parametrize("more", [0, 1, (1, 0)], ids=str)
+@pytest.mark.parametrize("padding", [0, 1, 2, (1, 0)], ids=str)
+@pytest.mark.parametrize("kernel", [(2, 2), (3, 3), (4, 4), (5, 5), (7, 7), (3, 4), (4, 2)], ids=str)
+@torch.no_grad()
+def test_a_transposed_convolution_is_the_same(kernel, padding, more, size, monkeypatch):
+    taken, fill = [], subpixel.Place.filled
+    monkeypatch.setattr(subpixel.Place, "filled", lambda self, blocks: taken.append(1) or fill(self, blocks))
+    x, weight, bias = numbers(2, 5, *size), numbers(5, 3, *kernel, seed=1), numbers(3, seed=2)
+    exact = F.conv_transpose2d(x, weight, bias, 2, padding, more)
+    with accelerate(nn.Conv2d(1, 1, 1), enabled=False):
+        made = F.conv_transpose2d(x, weight, bias, stride=2, padding=padding, output_padding=more)
+    torch.testing.assert_close(made, exact)
+    sides = zip(kernel, pair(padding), pair(more), strict=True)
+    assert bool(taken) == all(pad <= tap - 2 and pad <= tap - 2 + beyond for tap, pad, beyond in sides)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize(("taps", "worth"), [(4, True), (6, True), (2, False), (3, False)])
+def test_windows_with_zeros_beside_are_not_worth_8_bit_in_half(taps, worth, dtype, monkeypatch):
+    if int8.conv is None:
+        pytest.skip("this torch has no convolutions in 8 bit")
+    monkeypatch.setattr(int8, "bf16_by_tiles", lambda: False)
+    x, weight = torch.empty(1, 128, 64, 64), torch.empty(128, 128, taps, taps)
+    options = {"stride": 2, "padding": 1, "output_padding": 0, "dilation": 1, "groups": 1}
+    assert int8.suits(x, weight, options, dtype, "zeros") == (worth or dtype == torch.float32)
+
+
+@torch.no_grad()
+def test_other_transposed_convolutions_are_done_as_written(monkeypatch):
+    monkeypatch.setattr(subpixel.Place, "filled", lambda self, blocks: pytest.fail("by blocks"))
+    x, weight = numbers(1, 16, 12, 12), numbers(16, 16, 4, 4, seed=1)
+    few = weight[:, :3]
+    asked = [
+        (x, weight, {"stride": 2}),  # many channels
+        (x, few, {"stride": 1}),
+        (x, few, {"stride": (2, 1)}),
+        (x, few, {"stride": 2, "dilation": 2}),
+        (x, few, {"stride": 2, "padding": 3}),
+        (x, weight[:, :1], {"stride": 2, "groups": 4}),
+        (x[:, :, :7], few, {"stride": 2}),
+        (x, few[..., :1, :1], {"stride": 2}),
+    ]
+    with accelerate(nn.Conv2d(1, 1, 1), enabled=False):
+        made = [F.conv_transpose2d(x, weight, **options) for x, weight, options in asked]
+    for one, (x, weight, options) in zip(made, asked, strict=True):
+        torch.testing.assert_close(one, F.conv_transpose2d(x, weight, **options))
+
+
 # -- whole networks --
 
 
@@ -254,19 +304,39 @@ def test_maps_as_they_were_are_brought_to_8_bit(how, border, eight, monkeypatch)
 
 
 @torch.no_grad()
+def test_transposed_convolutions_are_done_in_8_bit(eight):
+    torch.manual_seed(0)
+    model = UNetGenerator(width=16, downs=4).eval()
+    image = F.interpolate(numbers(2, 3, 8, 6, dtype=torch.float32), scale_factor=16, mode="bicubic").clamp(-1, 1)
+    kernels = trial.kernels(model, {})
+    # The deepest maps are too small.
+    assert {kernels[id(up.weight)].doubled for up in model.up[:3]} == {"zeros"}
+    with accelerate(model):
+        plain = model(image)
+    with accelerate(model, kernels=kernels):
+        made = model(image)
+    assert 0 < (made - plain).square().mean() < 1e-2
+    replay = Replay(model)
+    for _ in range(3):
+        assert torch.equal(engine.run(model, image, shortcut=replay), made)
+
+
+@torch.no_grad()
 def test_alone_it_is_what_it_is_in_the_network(eight, monkeypatch):
     # In float32 norms sum up in another way as soon as anything is in 8 bit.
     monkeypatch.setattr(engine.fast, "_summed_naively", lambda x, roughly: False)
     torch.manual_seed(0)
-    model = ResnetGenerator(width=16, blocks=1, upsample="blur", border="reflect").eval()
-    kernels = trial.kernels(model, {})
     given = trial.pictures(3, 64)
-    for up in model.up:
-        only = {id(up.conv.weight): kernels[id(up.conv.weight)]}
-        with accelerate(model, kernels=only):
-            exact = model(given)
-        with accelerate(model), trial._Alone(only, len(given), eight):
-            assert torch.equal(model(given), exact)
+    for how in ("resize", "blur", *(["transpose"] if eight == torch.float32 else [])):  # which is as fast in bfloat16
+        model = ResnetGenerator(width=16, blocks=1, upsample=how, border="reflect").eval()
+        kernels = trial.kernels(model, {})
+        for up in model.up:
+            only = {id(up.conv.weight): kernels[id(up.conv.weight)]}
+            with accelerate(model, kernels=only):
+                exact = model(given)
+            with accelerate(model), trial._Alone(only, len(given), eight):
+                off = (model(given) - exact).abs()  # in float32 the layout of maps is another, and the order of sums
+                assert off.mean() <= (0 if eight == torch.bfloat16 else 1e-5)
 
 
 @torch.no_grad()
@@ -301,7 +371,7 @@ def test_every_network_makes_the_same_pictures(variant, half, monkeypatch):
     given = {"style": image.flip(3)} if "style" in model.capabilities.inputs else {}
     with accelerate(model):
         made = model(image, **given)
-        monkeypatch.setattr(subpixel, "TIMES", {})
+        monkeypatch.setattr(subpixel, "SMALLEST", 10**6)
         plain = model(image, **given)
     off = (made - plain).abs()
     assert off.mean() <= (0.02 if half else 1e-4) and made.shape == plain.shape

@@ -167,12 +167,12 @@ class _Faster(Later):
             return func(args[0].float(), *args[1:], **kwargs)
         return func(*args, **kwargs)
 
-    def subpixels(self, x: Tensor, weight: Tensor, bias: Tensor | None, how: str) -> Tensor:
+    def subpixels(self, x: Tensor, weight: Tensor, bias: Tensor | None, how: str, padding: tuple[int, int]) -> Tensor:
         """As there; in 8 bit where these are known."""
         if whole := self._kernels.get(id(weight)):
-            return self._in_whole_numbers(x, whole, bias, {})
+            return self._in_whole_numbers(x, whole, bias, {**subpixel.PLACE, "padding": padding})
         together = subpixel.together(weight, bias, how)
-        return self._convolution(F.conv2d, "conv2d", (x, *together), {}, owner=weight)
+        return self._convolution(F.conv2d, "conv2d", (x, *together), {"padding": padding}, owner=weight)
 
     def _in_whole_numbers(self, x: Tensor, whole: int8.Kernel, bias: Tensor | None, options: dict[str, Any]) -> Tensor:
         with torch.autocast("cpu", enabled=False):
@@ -184,8 +184,11 @@ class _Faster(Later):
         if name == "conv2d" and (self._half or x.dtype == torch.bfloat16) and _one_column(x, weight, options):
             wider = F.pad(x, (0, pair(options["stride"])[1]))
             return self._convolution(func, name, (wider, *args[1:]), kwargs)[..., :1]
-        whole = self._kernels.get(id(weight)) if name == "conv2d" else None
-        if whole and not whole.doubled and not isinstance(x, FakeTensor):  # of which only the shape is asked
+        whole = self._kernels.get(id(weight))
+        sparse = name == "conv_transpose2d" and (weight.shape[1] <= subpixel.FEW if whole is None else whole.doubled)
+        if sparse and (place := subpixel.transposed(x, weight, options)):
+            return place.filled(self.subpixels(x, weight, bias, "zeros", place.padding))
+        if whole and name == "conv2d" and not whole.doubled and not isinstance(x, FakeTensor):
             return self._in_whole_numbers(x, whole, bias, options)
         if name == "conv2d" and not self._by_tiles and blocks.suits(x, weight, options):  # with tiles not measured yet
             place, spare = blocks.place(x, weight.shape[2:], options["padding"])

@@ -81,9 +81,13 @@ def suits(
         weight: (K, C, h, w).
         options: all others of `torch.nn.functional.conv2d`.
         dtype: what it is computed in otherwise.
-        doubled: how the map is before, if it is.
+        doubled: how the map is before, if it is; see :func:`styleforge.engine.subpixel.together`.
     """
     if conv is None or options["groups"] != 1 or isinstance(options["padding"], str) or x.shape[1] < CHANNELS:
+        return False
+    # A window of odd size has zeros beside it, and of 2 x 2 is left too little.
+    sparse = doubled == "zeros" and any(tap % 2 or tap < 4 for tap in weight.shape[2:])
+    if sparse and dtype == torch.bfloat16:
         return False
     work = WORK_FOR_TILES if dtype == torch.bfloat16 and bf16_by_tiles() else WORK[dtype]
     return weight.dtype == torch.float32 and products(weight, options, doubled) >= work
@@ -105,7 +109,7 @@ def kernel(
         signed: whether maps will have values below zero.
         options: "stride", "padding" and "dilation" of the convolution.
         dtype: bfloat16 or float32, of maps.
-        doubled: how maps are before, if they are.
+        doubled: how maps are before, if they are; see :func:`styleforge.engine.subpixel.together`.
     """
     weight, taps = weight.detach(), None
     if doubled:
@@ -134,7 +138,7 @@ def conv2d(x: Tensor, weights: Kernel, bias: Tensor | None, options: Mapping[str
         x: (B, C, H, W); values below zero become zero where the kernel is not for such.
         weights: see :func:`kernel`.
         bias: (K,).
-        options: as there.
+        options: as there; of the convolution to blocks, where the map is one that would be doubled.
         dtype: bfloat16 or float32, of the result.
 
     Returns:
@@ -145,7 +149,7 @@ def conv2d(x: Tensor, weights: Kernel, bias: Tensor | None, options: Mapping[str
         options, spare = blocks.place(x, weights.taps, options["padding"])
         bias = None if bias is None else bias.repeat_interleave(len(weights.scales) // len(bias))
     if weights.doubled:
-        options, bias = subpixel.PLACE, None if bias is None else bias.repeat(4)
+        bias = None if bias is None else bias.repeat(4)
     place = [pair(options[name]) for name in ("stride", "padding", "dilation")]
     zero = ZERO if weights.signed else 0
     bias = None if bias is None else bias.float()

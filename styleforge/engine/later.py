@@ -38,9 +38,9 @@ class Later(TorchFunctionMode):
         """A call in which there are no stand-ins."""
         return func(*args, **kwargs)
 
-    def subpixels(self, x: Tensor, weight: Tensor, bias: Tensor | None, how: str) -> Tensor:
-        """What lies inside of a map doubled and convolved: (B, 4 K, h, w), see :mod:`.subpixel`."""
-        return self.compute(F.conv2d, (x, *together(weight, bias, how)), {})
+    def subpixels(self, x: Tensor, weight: Tensor, bias: Tensor | None, how: str, padding: tuple[int, int]) -> Tensor:
+        """The convolution that makes blocks, (B, 4 K, h, w), of a map that would be doubled; see :mod:`.subpixel`."""
+        return self.compute(F.conv2d, (x, *together(weight, bias, how)), {"padding": padding})
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

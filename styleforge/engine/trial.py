@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..precision import int8_is_fast
 from . import int8, subpixel
-from .calls import convolution
+from .calls import OPTIONS, convolution
 from .fast import accelerate, in_half
 from .later import waiting
 from .parts import parts, state
@@ -159,11 +159,13 @@ class _Seen(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__name__", "") == "conv2d" and args[0].ndim == 4:
-            x, (weight, _, options) = args[0], convolution("conv2d", args, kwargs)
-            doubled = subpixel.doubled(waiting(x), weight, options)
-            x, how = (doubled.source, doubled.how) if doubled else (x, None)
-            if id(weight) in self._weights and int8.suits(x, weight, options, self._dtype, how):
+        name = getattr(func, "__name__", "")
+        if name in OPTIONS and args[0].ndim == 4:
+            x, (weight, _, options) = args[0], convolution(name, args, kwargs)
+            small = subpixel.small(name, x, waiting(x), weight, options)
+            x, how = (small.source, small.how) if small else (x, None)
+            able = id(weight) in self._weights and (small or name == "conv2d")
+            if able and int8.suits(x, weight, options, self._dtype, how):
                 signed = id(weight) in self.found and self.found[id(weight)][1]
                 self.found[id(weight)] = weight, signed or bool((x < 0).any()), options, self._dtype, how
                 self.work[id(weight)] += x.numel() * int8.products(weight, options, how)
@@ -187,14 +189,16 @@ class _Alone(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         made = func(*args, **kwargs)
-        if getattr(func, "__name__", "") == "conv2d":
-            x, (weight, bias, options) = args[0], convolution("conv2d", args, kwargs)
+        name = getattr(func, "__name__", "")
+        if name in OPTIONS:
+            x, (weight, bias, options) = args[0], convolution(name, args, kwargs)
             if part := self._parts.get(id(weight)):
-                whole, doubled = self._kernels[id(weight)], subpixel.doubled(waiting(x), weight, options)
+                whole, small = self._kernels[id(weight)], subpixel.small(name, x, waiting(x), weight, options)
                 with torch.autocast("cpu", enabled=False):
-                    if not whole.doubled:
+                    if small and small.how == whole.doubled:
+                        options = {**subpixel.PLACE, "padding": small.place.padding}
+                        blocks = int8.conv2d(small.source[part], whole, bias, options, self._dtype)
+                        small.place.fill(made[part], blocks)
+                    elif name == "conv2d" and not whole.doubled:
                         made[part] = int8.conv2d(x[part], whole, bias, options, self._dtype)
-                    elif doubled and doubled.how == whole.doubled:
-                        blocks = int8.conv2d(doubled.source[part], whole, bias, options, self._dtype)
-                        doubled.place(weight, options).fill(made[part], blocks)
         return made
