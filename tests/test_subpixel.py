@@ -359,12 +359,15 @@ def test_a_weight_that_is_used_in_two_ways_is_right_in_both(eight):
         assert made.shape == exact.shape and (made - exact).abs().max() <= 0.1 * exact.abs().max(), how
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+OTHERS = ("DCGANGenerator", "StyleGAN2Generator")  # make pictures of noise
+
+
+@pytest.mark.parametrize(
+    "variant", [each for each in VARIANTS if not each[0].__name__.endswith(("Discriminator", *OTHERS))], ids=str
+)
 @torch.no_grad()
 def test_every_network_makes_the_same_pictures(variant, half, monkeypatch):
     model = build(variant).eval()
-    if "image" not in model.capabilities.inputs or model.capabilities.output != "image":
-        pytest.skip("makes no picture of a picture")
     side = max(model.capabilities.smallest, 64)
     side += -side % model.capabilities.multiple
     image = torch.tanh(numbers(1, model.config.get("in_channels", 3), side, side, dtype=torch.float32))

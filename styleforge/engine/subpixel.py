@@ -113,16 +113,9 @@ class Doubled:
     @classmethod
     def of(cls, args: Any, kwargs: Any) -> Doubled | None:
         """What a call of `interpolate` is to give, if it may be left to a convolution."""
-        names = "input", "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias"
-        x, size, factor, how, aligned, _, smooth = (argument(args, kwargs, *each) for each in enumerate(names))
-        how = how or "nearest"
-        if isinstance(x, FakeTensor) or torch.is_grad_enabled() or x.ndim != 4:
-            return None
-        if how not in ("nearest", "bilinear") or aligned or smooth:
-            return None
-        double = tuple(2 * side for side in x.shape[2:])
-        asked = _two(size) if factor is None else tuple(map(operator.mul, _two(factor), x.shape[2:]))
-        return cls(x, how) if asked == double else None
+        x, how = argument(args, kwargs, 0, "input"), doubles(args, kwargs)
+        left = how and not isinstance(x, FakeTensor) and not torch.is_grad_enabled()
+        return cls(x, how) if left else None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -175,13 +168,11 @@ class Doubled:
 
     def place(self, weight: Tensor, options: Mapping[str, Any]) -> Place | None:
         """Where what a convolution makes of it is that of blocks; None where it had better get the map."""
-        if isinstance(options["padding"], str) or options["groups"] != 1:
+        taps, sides = tuple(weight.shape[2:]), tuple(self.source.shape[2:])
+        if not suits(weight, options) or min(sides) < SMALLEST:
             return None
         rows, columns = pair(options["padding"])
-        still = all(pair(options[name]) == (1, 1) for name in ("stride", "dilation"))
-        twice = any(self.pads) and (rows or columns)
-        taps, sides = tuple(weight.shape[2:]), tuple(self.source.shape[2:])
-        if not still or twice or min(taps) < TAPS[0] or max(taps) > TAPS[1] or min(sides) < SMALLEST:
+        if any(self.pads) and (rows or columns):
             return None
         pads, mode = ((columns, columns, rows, rows), "constant") if rows or columns else (self.pads, self.mode)
         return _place(sides, taps, self.how, pads, mode)
@@ -190,6 +181,25 @@ class Doubled:
         """Some rows or columns of it, from those of the source."""
         x = compute(F.interpolate, (x,), {"scale_factor": 2, "mode": self.how})
         return compute(F.pad, (x, pads), {"mode": mode or self.mode}) if any(pads) else x
+
+
+def doubles(args: Any, kwargs: Any) -> str | None:
+    """How a call of `interpolate` doubles a map, "nearest" or "bilinear"; None if it does something else."""
+    names = "input", "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias"
+    x, size, factor, how, aligned, _, smooth = (argument(args, kwargs, *each) for each in enumerate(names))
+    how = how or "nearest"
+    if x.ndim != 4 or how not in ("nearest", "bilinear") or aligned or smooth:
+        return None
+    asked = _two(size) if factor is None else tuple(map(operator.mul, _two(factor), x.shape[2:]))
+    return how if asked == tuple(2 * side for side in x.shape[2:]) else None
+
+
+def suits(weight: Tensor, options: Mapping[str, Any]) -> bool:
+    """Whether a convolution does without the doubled map; the options are those of `torch.nn.functional.conv2d`."""
+    if isinstance(options["padding"], str) or options["groups"] != 1:
+        return False
+    still = all(pair(options[name]) == (1, 1) for name in ("stride", "dilation"))
+    return still and min(weight.shape[2:]) >= TAPS[0] and max(weight.shape[2:]) <= TAPS[1]
 
 
 def transposed(x: Tensor, weight: Tensor, options: Mapping[str, Any]) -> Place | None:
