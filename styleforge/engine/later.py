@@ -45,7 +45,7 @@ class Later(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        first = waiting(args[0]) if args else None
+        first = waiting(args[0]) if args and self._waiting else None
         begin = _BEGINNINGS.get(name) if first is None else first.padded if name == "pad" else None
         if begin and (begun := begin(args, kwargs)):
             self._waiting.add(begun)
