@@ -15,17 +15,20 @@ from styleforge.models import ResnetGenerator, TransformerNet
 
 
 class Seen(TorchFunctionMode):
-    """The shapes of what is really padded, and what convolutions are told."""
+    """The shapes of what is really padded, doubled and convolved, and what convolutions are told."""
 
     def __init__(self):
         super().__init__()
-        self.padded, self.told = [], []
+        self.padded, self.doubled, self.convolved, self.told = [], [], [], []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         name = getattr(func, "__name__", "")
         if name == "pad":
             self.padded.append(tuple(args[0].shape[2:]))
+        if name == "interpolate":
+            self.doubled.append(tuple(args[0].shape[2:]))
         if name == "conv2d":
+            self.convolved.append(tuple(args[0].shape[2:]))
             self.told.append((kwargs or {}).get("padding", 0))
         return func(*args, **(kwargs or {}))
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_models import build
+from test_padding import Seen
 from torch import nn
 from torch._subclasses import FakeTensorMode
-from torch.overrides import TorchFunctionMode
 from variants import VARIANTS
 
 from styleforge import engine
@@ -18,22 +18,6 @@ from styleforge.models import ResnetGenerator, UGATITGenerator, UNetGenerator
 from styleforge.models.adain import MirroredDecoder
 
 NEAREST, BILINEAR = {"scale_factor": 2}, {"scale_factor": 2.0, "mode": "bilinear", "align_corners": False}
-
-
-class Seen(TorchFunctionMode):
-    """Rows of the maps that are really doubled or convolved."""
-
-    def __init__(self):
-        super().__init__()
-        self.doubled, self.convolved = [], []
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        name = getattr(func, "__name__", "")
-        if name == "interpolate":
-            self.doubled.append(tuple(args[0].shape[2:]))
-        if name == "conv2d":
-            self.convolved.append(tuple(args[0].shape[2:]))
-        return func(*args, **(kwargs or {}))
 
 
 def numbers(*shape, seed=0, dtype=torch.float64):
@@ -280,6 +264,17 @@ def eight(request, monkeypatch):
     return request.param
 
 
+def check_near_and_noted(model, image, kernels):
+    with accelerate(model, kernels=kernels):
+        made = model(image)
+    with accelerate(model):
+        plain = model(image)
+    assert 0 < (made - plain).square().mean() < 1e-2
+    replay = Replay(model)
+    for _ in range(3):
+        assert torch.equal(engine.run(model, image, shortcut=replay), made)
+
+
 @pytest.mark.parametrize("how", ["resize", "blur"])
 @pytest.mark.parametrize("border", ["zero", "reflect"])
 @torch.no_grad()
@@ -292,15 +287,9 @@ def test_maps_as_they_were_are_brought_to_8_bit(how, border, eight, monkeypatch)
     assert [up.doubled for up in ups] == [{"resize": "nearest", "blur": "bilinear"}[how]] * 2
     once = int8.conv2d
     monkeypatch.setattr(int8, "conv2d", lambda x, *rest: asked.append(tuple(x.shape[2:])) or once(x, *rest))
-    with accelerate(model, kernels=kernels):
-        made = model(image)
-    assert asked[-3:-1] == [(16, 12), (32, 24)]  # and not twice as large
-    with accelerate(model):
-        plain = model(image)
-    assert 0 < (made - plain).square().mean() < 1e-2
-    replay = Replay(model)
-    for _ in range(3):
-        assert torch.equal(engine.run(model, image, shortcut=replay), made)
+    check_near_and_noted(model, image, kernels)
+    # Of the pass in 8 bit, and not twice as large; behind them is the head.
+    assert asked[len(kernels) - 3 : len(kernels) - 1] == [(16, 12), (32, 24)]
 
 
 @torch.no_grad()
@@ -311,14 +300,7 @@ def test_transposed_convolutions_are_done_in_8_bit(eight):
     kernels = trial.kernels(model, {})
     # The deepest maps are too small.
     assert {kernels[id(up.weight)].doubled for up in model.up[:3]} == {"zeros"}
-    with accelerate(model):
-        plain = model(image)
-    with accelerate(model, kernels=kernels):
-        made = model(image)
-    assert 0 < (made - plain).square().mean() < 1e-2
-    replay = Replay(model)
-    for _ in range(3):
-        assert torch.equal(engine.run(model, image, shortcut=replay), made)
+    check_near_and_noted(model, image, kernels)
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -24,9 +24,9 @@ def convolution(name: str, args: Any, kwargs: Any) -> tuple[Tensor, Tensor | Non
     return argument(args, kwargs, 1, "weight"), argument(args, kwargs, 2, "bias"), options
 
 
-def pair(option: int | Sequence[int]) -> tuple[int, int]:
-    """An option of a convolution, for rows and columns."""
-    return (option, option) if isinstance(option, int) else tuple(option) * (2 // len(option))
+def pair(option: Any) -> tuple[Any, Any]:
+    """An option of a convolution or of `interpolate`, for rows and columns."""
+    return tuple(option) * (2 // len(option)) if isinstance(option, (tuple, list)) else (option, option)
 
 
 def tensors(value: Any) -> Iterator[Tensor]:

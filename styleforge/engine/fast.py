@@ -185,10 +185,11 @@ class _Faster(Later):
             wider = F.pad(x, (0, pair(options["stride"])[1]))
             return self._convolution(func, name, (wider, *args[1:]), kwargs)[..., :1]
         whole = self._kernels.get(id(weight))
-        sparse = name == "conv_transpose2d" and (weight.shape[1] <= subpixel.FEW if whole is None else whole.doubled)
-        if sparse and (place := subpixel.transposed(x, weight, options)):
+        worth = whole.doubled == "zeros" if whole else weight.shape[1] <= subpixel.FEW
+        if name == "conv_transpose2d" and worth and (place := subpixel.transposed(x, weight, options)):
             return place.filled(self.subpixels(x, weight, bias, "zeros", place.padding))
-        if whole and name == "conv2d" and not whole.doubled and not isinstance(x, FakeTensor):
+        fake = isinstance(x, FakeTensor)  # of which only the shape is asked
+        if whole and name == "conv2d" and not whole.doubled and not fake:
             return self._in_whole_numbers(x, whole, bias, options)
         if name == "conv2d" and not self._by_tiles and blocks.suits(x, weight, options):  # with tiles not measured yet
             place, spare = blocks.place(x, weight.shape[2:], options["padding"])

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from .calls import convolution, tensors
 from .padding import Padded
-from .subpixel import Doubled, together
+from .subpixel import Doubled, Small, together, transposed
 
 _BEGINNINGS = {"pad": Padded.of, "interpolate": Doubled.of}  # of maps that are there
 _KNOWN = frozenset(("__get__", "dim", "numel", "size"))
@@ -91,6 +91,21 @@ class Later(TorchFunctionMode):
 def waiting(value: Any) -> Padded | Doubled | None:
     """What is to be made of the map that a stand-in stands for; None if it is none."""
     return getattr(value, "_waiting", None) if isinstance(value, Tensor) else None
+
+
+def small(name: str, x: Tensor, weight: Tensor, options: Mapping[str, Any]) -> Small | None:
+    """Of which map a convolution is one to blocks; None if it is of that which it is given.
+
+    Args:
+        name: "conv2d" or "conv_transpose2d".
+        x, weight, options: of that.
+    """
+    if name == "conv_transpose2d":
+        place = transposed(x, weight, options)
+        return place and Small(x, "zeros", place)
+    one = waiting(x)
+    place = one.place(weight, options) if isinstance(one, Doubled) else None
+    return place and Small(one.source, one.how, place)
 
 
 def _stand_in(one: Padded | Doubled) -> Tensor:

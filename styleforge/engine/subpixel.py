@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -40,11 +41,10 @@ class Place(NamedTuple):
 
     Attributes:
         size: rows and columns of what it makes.
-        begin, end: rows and columns of blocks in that.
+        begin, end: rows and columns of blocks in that; with padding they may begin before it and end behind.
         pads: around the doubled map.
         mode: what is in them.
-        zeros: whether the map has zeros around it, too; then blocks may begin before and end behind all.
-        padding: rows and columns of these zeros, for the convolution to blocks.
+        padding: rows and columns of zeros around the map, for the convolution to blocks.
     """
 
     size: tuple[int, int]
@@ -52,8 +52,12 @@ class Place(NamedTuple):
     end: tuple[int, int]
     pads: Pads
     mode: str
-    zeros: bool = False
     padding: tuple[int, int] = (0, 0)
+
+    @property
+    def complete(self) -> bool:
+        """Whether that is all of it."""
+        return all(b <= 0 and e >= s for b, e, s in zip(self.begin, self.end, self.size, strict=True))
 
     def filled(self, blocks: Tensor) -> Tensor:
         """A new (B, K, H', W'), channels-last, in which only blocks are."""
@@ -113,9 +117,15 @@ class Doubled:
     @classmethod
     def of(cls, args: Any, kwargs: Any) -> Doubled | None:
         """What a call of `interpolate` is to give, if it may be left to a convolution."""
-        x, how = argument(args, kwargs, 0, "input"), doubles(args, kwargs)
-        left = how and not isinstance(x, FakeTensor) and not torch.is_grad_enabled()
-        return cls(x, how) if left else None
+        names = "input", "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias"
+        x, size, factor, how, aligned, _, smooth = (argument(args, kwargs, *each) for each in enumerate(names))
+        how = how or "nearest"
+        if isinstance(x, FakeTensor) or torch.is_grad_enabled() or x.ndim != 4:
+            return None
+        if how not in ("nearest", "bilinear") or aligned or smooth:
+            return None
+        asked = pair(size) if factor is None else tuple(map(operator.mul, pair(factor), x.shape[2:]))
+        return cls(x, how) if asked == tuple(2 * side for side in x.shape[2:]) else None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -125,7 +135,7 @@ class Doubled:
 
     def make(self, compute: Callable[..., Tensor]) -> Tensor:
         """The map."""
-        return self._part(compute, self.source, self.pads)
+        return self._part(compute, self.source, self.pads, self.mode)
 
     def padded(self, args: Any, kwargs: Any) -> Doubled | None:
         """The same with what a call of `pad` puts around it, if that may be left to a convolution, too."""
@@ -145,7 +155,7 @@ class Doubled:
             return None
         x, (left, right, top, bottom), (rows, columns) = self.source, place.pads, weight.shape[2:]
         made = place.filled(later.subpixels(x, weight, bias, self.how, place.padding))
-        if place.zeros:
+        if place.complete:
             return made
 
         def border(into: Tensor, part: Tensor, pads: Pads, crop: tuple[slice, slice]) -> None:
@@ -168,38 +178,19 @@ class Doubled:
 
     def place(self, weight: Tensor, options: Mapping[str, Any]) -> Place | None:
         """Where what a convolution makes of it is that of blocks; None where it had better get the map."""
-        taps, sides = tuple(weight.shape[2:]), tuple(self.source.shape[2:])
-        if not suits(weight, options) or min(sides) < SMALLEST:
+        still = all(pair(options[name]) == (1, 1) for name in ("stride", "dilation"))
+        if isinstance(options["padding"], str) or options["groups"] != 1 or not still:
             return None
         rows, columns = pair(options["padding"])
         if any(self.pads) and (rows or columns):
             return None
         pads, mode = ((columns, columns, rows, rows), "constant") if rows or columns else (self.pads, self.mode)
-        return _place(sides, taps, self.how, pads, mode)
+        return _place(self.source, weight, self.how, pads, mode)
 
-    def _part(self, compute: Callable[..., Tensor], x: Tensor, pads: Pads, mode: str | None = None) -> Tensor:
+    def _part(self, compute: Callable[..., Tensor], x: Tensor, pads: Pads, mode: str) -> Tensor:
         """Some rows or columns of it, from those of the source."""
         x = compute(F.interpolate, (x,), {"scale_factor": 2, "mode": self.how})
-        return compute(F.pad, (x, pads), {"mode": mode or self.mode}) if any(pads) else x
-
-
-def doubles(args: Any, kwargs: Any) -> str | None:
-    """How a call of `interpolate` doubles a map, "nearest" or "bilinear"; None if it does something else."""
-    names = "input", "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias"
-    x, size, factor, how, aligned, _, smooth = (argument(args, kwargs, *each) for each in enumerate(names))
-    how = how or "nearest"
-    if x.ndim != 4 or how not in ("nearest", "bilinear") or aligned or smooth:
-        return None
-    asked = _two(size) if factor is None else tuple(map(operator.mul, _two(factor), x.shape[2:]))
-    return how if asked == tuple(2 * side for side in x.shape[2:]) else None
-
-
-def suits(weight: Tensor, options: Mapping[str, Any]) -> bool:
-    """Whether a convolution does without the doubled map; the options are those of `torch.nn.functional.conv2d`."""
-    if isinstance(options["padding"], str) or options["groups"] != 1:
-        return False
-    still = all(pair(options[name]) == (1, 1) for name in ("stride", "dilation"))
-    return still and min(weight.shape[2:]) >= TAPS[0] and max(weight.shape[2:]) <= TAPS[1]
+        return compute(F.pad, (x, pads), {"mode": mode}) if any(pads) else x
 
 
 def transposed(x: Tensor, weight: Tensor, options: Mapping[str, Any]) -> Place | None:
@@ -212,30 +203,13 @@ def transposed(x: Tensor, weight: Tensor, options: Mapping[str, Any]) -> Place |
     """
     if isinstance(x, FakeTensor) or torch.is_grad_enabled() or options["groups"] != 1:
         return None
-    taps, sides = tuple(weight.shape[2:]), tuple(x.shape[2:])
-    steps = pair(options["stride"]) == (2, 2) and pair(options["dilation"]) == (1, 1)
-    if not steps or min(taps) < TAPS[0] or max(taps) > TAPS[1] or min(sides) < SMALLEST:
+    if pair(options["stride"]) != (2, 2) or pair(options["dilation"]) != (1, 1):
         return None
-    given = zip(taps, pair(options["padding"]), pair(options["output_padding"]), strict=True)
+    given = zip(weight.shape[2:], pair(options["padding"]), pair(options["output_padding"]), strict=True)
     (top, bottom), (left, right) = ((tap - 1 - pad, tap - 2 - pad + more) for tap, pad, more in given)
     if min(top, left) < 1 or min(bottom, right) < 0:
         return None
-    return _place(sides, taps, "zeros", (left, right, top, bottom), "constant")
-
-
-def small(name: str, x: Tensor, waiting: Any, weight: Tensor, options: Mapping[str, Any]) -> Small | None:
-    """Of which map a convolution is one to blocks; None if it is of that which it is given.
-
-    Args:
-        name: "conv2d" or "conv_transpose2d".
-        x, weight, options: of that.
-        waiting: what `x` stands for.
-    """
-    if name == "conv_transpose2d":
-        place = transposed(x, weight, options)
-        return place and Small(x, "zeros", place)
-    place = waiting.place(weight, options) if isinstance(waiting, Doubled) else None
-    return place and Small(waiting.source, waiting.how, place)
+    return _place(x, weight, "zeros", (left, right, top, bottom), "constant")
 
 
 def together(weight: Tensor, bias: Tensor | None, how: str) -> tuple[Tensor, Tensor | None]:
@@ -250,17 +224,27 @@ def together(weight: Tensor, bias: Tensor | None, how: str) -> tuple[Tensor, Ten
 
 
 def _joined(weight: Tensor, how: str) -> Tensor:
-    if how == "zeros":
-        weight = weight.transpose(0, 1).flip(2, 3)
+    weight = weight.transpose(0, 1) if how == "zeros" else weight
+    taps = tuple(weight.shape[2:])
+    with torch.autocast("cpu", enabled=False):
+        shares = weight.flatten(2) @ _shares(how, taps, weight.dtype)
+    return shares.unflatten(2, (4, *_window(taps, how))).permute(2, 0, 1, 3, 4).flatten(0, 1)
+
+
+@lru_cache(maxsize=32)  # few networks have two of them
+def _shares(how: str, taps: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Which share each tap has in those of the four pixels, (h w, 4 h' w')."""
+    one = torch.eye(taps[0] * taps[1], dtype=dtype, device="cpu").unflatten(1, taps)
+    one = one.flip(1, 2) if how == "zeros" else one
     for _ in range(TIMES[how]):
-        weight = F.pad(weight, (1, 0, 0, 0)) + F.pad(weight, (0, 1, 0, 0))
-        weight = F.pad(weight, (0, 0, 1, 0)) + F.pad(weight, (0, 0, 0, 1))
+        one = F.pad(one, (1, 0, 0, 0)) + F.pad(one, (0, 1, 0, 0))
+        one = F.pad(one, (0, 0, 1, 0)) + F.pad(one, (0, 0, 0, 1))
     if how == "bilinear":
-        weight = weight / 16
+        one = one / 16
     # Every second tap meets a pixel, the others zeros between. The first pixel of a block is the one whose window
     # begins with such a zero.
-    weight = F.pad(weight, (0, weight.shape[3] % 2, 0, weight.shape[2] % 2))
-    return weight.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).flip(3, 5).permute(3, 5, 0, 1, 2, 4).flatten(0, 2)
+    one = F.pad(one, (0, one.shape[2] % 2, 0, one.shape[1] % 2))
+    return one.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).flip(2, 4).permute(0, 2, 4, 1, 3).flatten(1)
 
 
 # One operation for torch, as in :mod:`.int8`.
@@ -277,8 +261,11 @@ def products(weight: Tensor, how: str) -> int:
     return 4 * weight.shape[how == "zeros"] * rows * columns
 
 
-def _place(sides: tuple[int, ...], taps: tuple[int, ...], how: str, pads: Pads, mode: str) -> Place:
-    left, right, top, bottom = pads
+def _place(x: Tensor, weight: Tensor, how: str, pads: Pads, mode: str) -> Place | None:
+    """Where blocks lie in what is made of a map; None where it is too small, or the window not of a usual size."""
+    sides, taps, (left, right, top, bottom) = x.shape[2:], weight.shape[2:], pads
+    if min(sides) < SMALLEST or min(taps) < TAPS[0] or max(taps) > TAPS[1]:
+        return None
     size = 2 * sides[0] + top + bottom - taps[0] + 1, 2 * sides[1] + left + right - taps[1] + 1
     beside = (TIMES[how] + 1) // 2 - 1
     begin, seen = (top + beside, left + beside), _window(taps, how)
@@ -287,7 +274,7 @@ def _place(sides: tuple[int, ...], taps: tuple[int, ...], how: str, pads: Pads, 
         return Place(size, begin, end, pads, mode)
     rows, columns = (-(-max(b, s - e) // 2) for b, e, s in zip(begin, end, size, strict=True))
     begin, end = (begin[0] - 2 * rows, begin[1] - 2 * columns), (end[0] + 2 * rows, end[1] + 2 * columns)
-    return Place(size, begin, end, pads, mode, zeros=True, padding=(rows, columns))
+    return Place(size, begin, end, pads, mode, (rows, columns))
 
 
 def _lines(begin: int, count: int, size: int) -> tuple[slice, slice]:
@@ -302,11 +289,6 @@ def _window(taps: Sequence[int], how: str) -> tuple[int, int]:
     """Rows and columns of the map that blocks see, where pixels of the doubled one see so many."""
     rows, columns = ((tap + TIMES[how] + 1) // 2 for tap in taps)
     return rows, columns
-
-
-def _two(option: Any) -> tuple[Any, ...]:
-    """An option of `interpolate`, for rows and columns."""
-    return tuple(option) if isinstance(option, (tuple, list)) else (option, option)
 
 
 def _before(end: int, pads: int) -> int:

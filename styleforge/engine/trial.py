@@ -24,7 +24,7 @@ from ..precision import int8_is_fast
 from . import int8, subpixel
 from .calls import OPTIONS, convolution
 from .fast import accelerate, in_half
-from .later import waiting
+from .later import small
 from .parts import parts, state
 
 # How near each of the four pictures has to stay to itself without 8 bit, in dB. Others may come out further off,
@@ -162,9 +162,9 @@ class _Seen(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in OPTIONS and args[0].ndim == 4:
             x, (weight, _, options) = args[0], convolution(name, args, kwargs)
-            small = subpixel.small(name, x, waiting(x), weight, options)
-            x, how = (small.source, small.how) if small else (x, None)
-            able = id(weight) in self._weights and (small or name == "conv2d")
+            found = small(name, x, weight, options)
+            x, how = (found.source, found.how) if found else (x, None)
+            able = id(weight) in self._weights and (found or name == "conv2d")
             if able and int8.suits(x, weight, options, self._dtype, how):
                 signed = id(weight) in self.found and self.found[id(weight)][1]
                 self.found[id(weight)] = weight, signed or bool((x < 0).any()), options, self._dtype, how
@@ -193,12 +193,12 @@ class _Alone(TorchFunctionMode):
         if name in OPTIONS:
             x, (weight, bias, options) = args[0], convolution(name, args, kwargs)
             if part := self._parts.get(id(weight)):
-                whole, small = self._kernels[id(weight)], subpixel.small(name, x, waiting(x), weight, options)
+                whole, found = self._kernels[id(weight)], small(name, x, weight, options)
                 with torch.autocast("cpu", enabled=False):
-                    if small and small.how == whole.doubled:
-                        options = {**subpixel.PLACE, "padding": small.place.padding}
-                        blocks = int8.conv2d(small.source[part], whole, bias, options, self._dtype)
-                        small.place.fill(made[part], blocks)
+                    if found and found.how == whole.doubled:
+                        options = {**subpixel.PLACE, "padding": found.place.padding}
+                        blocks = int8.conv2d(found.source[part], whole, bias, options, self._dtype)
+                        found.place.fill(made[part], blocks)
                     elif name == "conv2d" and not whole.doubled:
                         made[part] = int8.conv2d(x[part], whole, bias, options, self._dtype)
         return made
