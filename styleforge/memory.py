@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import sys
 from pathlib import Path
 
@@ -43,3 +45,17 @@ def peak(device: torch.device | str = "cpu") -> int:
         import resource  # not on Windows
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def give_back(unused: torch.Tensor) -> None:
+    """Let the system have the memory of a tensor, whose numbers are lost; it can be written to again.
+
+    Only with Linux, and of memory of CPUs. Elsewhere nothing happens.
+    """
+    if sys.platform != "linux" or not unused.is_cpu:
+        return
+    begin = -(-unused.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = unused.data_ptr() + unused.nbytes - begin
+    if length >= mmap.PAGESIZE:  # the mmap of Python frees only what it has made
+        length -= length % mmap.PAGESIZE
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(length), mmap.MADV_DONTNEED)

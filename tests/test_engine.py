@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from weakref import WeakKeyDictionary
 
 import pytest
@@ -18,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from styleforge import StylePipeline, engine, images
+from styleforge import StylePipeline, engine, images, memory
 from styleforge.engine import accelerate, fast, go, plan, run, run_tiled, store, sums, tiled, trace, trial, winograd
 from styleforge.errors import ConfigError
 from styleforge.layers import moments
@@ -325,6 +326,26 @@ def test_maps_that_come_take_the_room_of_those_that_go(held, cores, monkeypatch)
 
 
 @torch.no_grad()
+def test_while_the_result_is_made_memory_is_given_back(monkeypatch):
+    net, image = network(ResnetGenerator, blocks=2), picture(1024, 32)
+    done, given, give_back = [0], [], memory.give_back
+
+    def noted(raw):
+        given.append((done[0], raw.nbytes))
+        give_back(raw)
+
+    monkeypatch.setattr(memory, "give_back", noted)
+    made = run_tiled(net, image, tile=32, progress=lambda now, total: done.__setitem__(0, now))
+    assert difference(made, net(image)) <= 3e-5
+    steps = trace.trace(net, image, {})
+    times = [time for time, _ in given]
+    assert done[0] * (1 - 1 / len(steps.segments())) <= times[0], "in the last part of the pass only"
+    assert len(times) > 4 and times == sorted(set(times)), "page by page"
+    kept = sum(steps.bytes[step] for step in steps.segments()[-2].kept)
+    assert kept <= sum(size for _, size in given) < 1.1 * kept
+
+
+@torch.no_grad()
 def test_tiles_of_one_shape_go_by_notes_to_the_same_bits(monkeypatch):
     """Of several families: one that leaves autocast for a while, as for its equalizer, does so by notes, too."""
     monkeypatch.setattr(fast, "bf16_is_fast", lambda device: True)
@@ -418,6 +439,19 @@ def test_a_plan_keeps_to_its_budget_or_says_what_it_needs():
         plan(net, thin, least * 2**20)
     with pytest.raises(ConfigError, match=r"fit neither.*TMPDIR"):
         store._check_disk(2**60)
+
+
+@pytest.mark.parametrize(("free", "disk", "again"), [(2**40, 2**40, 400), (2**30, 2**40, 800), (2**40, 2**20, 800)])
+def test_more_is_kept_in_a_file_that_the_system_has_in_memory(free, disk, again, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda *device: free)
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda folder: SimpleNamespace(free=disk))
+    net, image = ResnetGenerator(width=32, blocks=2, upsample="resize"), torch.zeros(1).expand(1, 3, 8192, 8192)
+    steps = plan(net, image, 2**30).trace
+    assert steps.again == again
+    kept = [segment.kept for segment in steps.segments()]
+    last = kept[-2]  # behind the last norm but one
+    assert {steps.scales[step] for step in last} == {1 if again == 400 else 2}
+    assert plan(net, image, 2**36).trace.again == 100  # in memory, whatever the rest of the system has
 
 
 def test_a_plan_for_a_huge_picture_sums_up_nothing(monkeypatch):

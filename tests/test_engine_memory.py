@@ -33,6 +33,25 @@ def test_the_peak_is_that_of_the_process_and_not_of_its_parent():
     assert 2**26 < peak < 2**30 <= memory.peak()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_that_is_given_back_is_no_longer_of_the_process():
+    before, without, again = child("""
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+whole = torch.ones(2**28, dtype=torch.uint8)
+part = whole[1000:-1000]
+before = resident()
+memory.give_back(part)
+assert whole[:1000].all() and whole[-1000:].all()  # what is beside stays
+memory.give_back(part[:10])  # less than a page
+without = resident()
+part.fill_(2)
+assert (part == 2).all()
+print(before, without, resident())
+""")
+    assert before - without > 0.9 * 2**28 and again - without > 0.9 * 2**28
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_12_megapixels_take_little_more_than_the_budget_and_the_picture():

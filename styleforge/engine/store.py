@@ -134,13 +134,19 @@ class Store:
         return made if known.last else made.contiguous()
 
     def keep(self, steps: AbstractSet[int], begin: int | None = None) -> None:
-        """Of all maps only these; of the others, if it is given, what lies from a row of pixels on."""
+        """Of all maps only these; of the others, if it is given, what lies from a row of pixels on.
+
+        If none is to come, memory is given back row by row: as much as the picture takes that is made meanwhile.
+        """
         with self._lock:
             for step in self._maps.keys() - steps:
                 known = self._maps[step]
                 first = math.inf if begin is None else begin // self._steps.scales[step] // known.rows
                 for place in [place for place in known.pages if place < first]:
-                    heapq.heappush(self._spare, known.pages.pop(place))
+                    page = known.pages.pop(place)
+                    heapq.heappush(self._spare, page)
+                    if not steps and page < self._here:
+                        memory.give_back(self._raw(page))
                 if begin is None:
                     del self._maps[step]
 
@@ -178,8 +184,10 @@ class Store:
 
     def _seen(self, known: _Map, page: int) -> Tensor:
         """A page in memory, as features (h, W, C)."""
-        raw = self._memory[page * self._page :][: known.rows * known.row]
-        return raw.view(known.dtype).view(known.shape)
+        return self._raw(page)[: known.rows * known.row].view(known.dtype).view(known.shape)
+
+    def _raw(self, page: int) -> Tensor:
+        return self._memory[page * self._page :][: self._page]
 
     def _lines(
         self, known: _Map, page: int, rows: slice, right: int, features: Tensor
@@ -235,6 +243,14 @@ def _on_disk() -> Iterator[None]:
         yield
     except OSError as error:
         raise _no_room(error.strerror or error) from error
+
+
+def free_on_disk() -> int:
+    """Bytes that are free for temporary files; 0 where there is no folder for them."""
+    try:
+        return shutil.disk_usage(tempfile.gettempdir()).free
+    except OSError:
+        return 0
 
 
 def _check_disk(need: int) -> None:

@@ -25,7 +25,7 @@ from ..errors import ConfigError
 from .fast import KEPT, TENSORS, keep_freed_memory
 from .go import Pass, Pause, Sums
 from .spans import Paintable, Pixels, overlap, tiles
-from .store import Store
+from .store import Store, free_on_disk
 from .sums import joined
 from .trace import AGAIN, Segment, Trace, trace
 from .watch import announce, changed, run_whole
@@ -36,8 +36,8 @@ Progress = Callable[[int, int], None]
 
 SHARE = 0.5  # of the free memory, if no budget is given
 WORKING, WAITING = 0.4, 0.7  # shares of a budget: of all for the tile that is computed, of the rest for what waits
-THRIFT = (100, 200, 400, AGAIN)  # multiplications for a value; the first that lets all that waits stay in memory is
-# taken, where keeping costs about as much as the first of these, and in a file the last
+THRIFT = (100, 200, 400)  # multiplications that are cheaper than to keep a value: in memory about the first of these,
+# in a file that the system has in memory the last; see _choose_again
 SLACK = 2.0  # peak of a process to what the steps hold: torch's own copies, and what the allocator keeps; measured 1.6
 WORKERS = 4  # most tiles side by side: Python does one thing at a time; more were never measured
 ALIKE = 0.6  # of the side of a tile that is quickest: only where memory is enough for such, tiles go side by side
@@ -121,10 +121,26 @@ def plan(
             todo="Allow more (max_memory), or close other programs.",
         )
     held = int((free - workers * (tile + beyond) ** 2 * whole / area) * WAITING)
-    for steps.again in THRIFT if waits else ():
-        if steps.held(segments := steps.segments(), _ahead(steps, segments, tile, workers)) <= held:
-            break
+    if waits:
+        _choose_again(steps, tile, workers, held, max_bytes)
     return Plan(steps, tile, held, workers)
+
+
+def _choose_again(steps: Trace, tile: int, workers: int, held: int, max_bytes: int) -> None:
+    """What is computed again, and what kept: no more than there is room for, in memory or a file.
+
+    As long as the system has free memory, a file costs two copies. A larger one waits for the disk, and as little as
+    possible is kept in it.
+    """
+
+    def fits(again: int, room: float) -> bool:
+        steps.again = again
+        return steps.held(segments := steps.segments(), _ahead(steps, segments, tile, workers)) <= room
+
+    if not any(fits(again, held) for again in THRIFT):
+        beside = min(memory.available() - max_bytes, free_on_disk()) * SHARE
+        if not fits(THRIFT[-1], held + beside):
+            steps.again = AGAIN
 
 
 @torch.no_grad()
