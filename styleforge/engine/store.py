@@ -111,7 +111,7 @@ class Store:
                 self._seen(known, page)[rows, right : right + core.shape[1]] = core[part]
             else:
                 with _on_disk():
-                    for at, line in self._lines(known, page, rows, right, core[part].cpu().contiguous()):
+                    for at, line in self._lines(known, page, rows, right, core[part].cpu()):
                         self._file.write(line, at)
 
     def get(self, step: int, tile: Tile, like: Tensor) -> Tensor:
@@ -194,7 +194,9 @@ class Store:
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Rows of a tile (h, w, C) as bytes, and where in the file they are."""
         begin = (page - self._here) * self._page + rows.start * known.row + right * known.row // known.shape[1]
-        return zip(count(begin, known.row), features.flatten(1).view(torch.uint8).numpy(), strict=False)
+        lines = features.flatten(1)
+        lines = lines if lines.stride(1) == 1 else lines.contiguous()  # each is written by itself, one after the other
+        return zip(count(begin, known.row), lines.view(torch.uint8).numpy(), strict=False)
 
 
 def _row(steps: Trace, step: int) -> int:
