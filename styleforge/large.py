@@ -48,7 +48,7 @@ def stylize_file(
         target: a `.png`, `.tif` or `.tiff`, which appears whole or not at all. TIFFs are tiled, and BigTIFF.
         policy: limits on the picture.
         **options: for :meth:`StylePipeline.paint`. `max_memory` is all that is needed beside some megabytes for rows of
-            the files; statistics="thumbnail" writes no features to the disk, which for 100 megapixels are tens of GB.
+            the files; statistics="thumbnail" writes no features to the disk, which for 100 megapixels are some GB.
 
     Returns:
         `target`.

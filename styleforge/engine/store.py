@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count, pairwise
+from itertools import count
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 from .. import memory
 from ..errors import ConfigError
 from .spans import Tile
-from .trace import Segment, Trace, replaced
+from .trace import Segment, Trace, exchanges, replaced
 
 ROWS = 16  # of the largest map that a page holds: so little of a page is left over, and few are begun for a tile
 
@@ -152,11 +152,13 @@ class Store:
 
     def _needed(self, segments: Sequence[Segment], ahead: float) -> int:
         """Pages that are in use at the worst moment."""
-        kept = [frozenset(), *(segment.kept for segment in segments)]
         # Of each that comes and goes one page may be there in part.
         return max(
-            min(len(a ^ b) + replaced(*map(self._pages, (a & b, a - b, b - a)), ahead), self._pages(a | b))
-            for a, b in pairwise(kept)
+            min(
+                len(going | coming) + replaced(*map(self._pages, (staying, going, coming)), ahead),
+                self._pages(staying | going | coming),
+            )
+            for staying, going, coming in exchanges(segments)
         )
 
     def _pages(self, steps: AbstractSet[int]) -> int:

@@ -159,9 +159,9 @@ def run_tiled(
     """What `model(image, **options)` gives, in tiles if the whole does not fit.
 
     Exact statistics keep what waits for other tiles: the features that are alive at two norms in a row, but for those
-    that are quickly computed again. What does not fit into the budget is written to the folder for temporary files, and
-    the time then is that of the disk: of 100 megapixels of a residual generator of width 32 with 6 blocks in bfloat16
-    3.7 GB wait at a time.
+    that are quickly computed again. What does not fit into the budget is written to the folder for temporary files: of
+    100 megapixels of a residual generator of width 32 with 6 blocks in bfloat16 6.9 GB wait at a time, or 3.7 where the
+    system has no free memory for such a file, and then the time is that of the disk.
 
     Args:
         model: a network in evaluation mode.

@@ -130,8 +130,7 @@ class Trace:
             segments: of the pass.
             ahead: how much of the picture, at most 1, is kept anew before what is no longer needed there is given back.
         """
-        kept = [frozenset(), *(segment.kept for segment in segments)]
-        return max(replaced(*map(self._sizes, (a & b, a - b, b - a)), ahead) for a, b in pairwise(kept))
+        return max(replaced(*map(self._sizes, steps), ahead) for steps in exchanges(segments))
 
     def _sizes(self, steps: AbstractSet[int]) -> int:
         return sum(self.bytes[step] for step in steps)
@@ -177,6 +176,12 @@ class Trace:
 
     def _live(self, step: int) -> int:
         return sum(size for size, last in zip(self.bytes[:step], self.last_use, strict=False) if last >= step)
+
+
+def exchanges(segments: Iterable[Segment]) -> Iterator[tuple[AbstractSet[int], AbstractSet[int], AbstractSet[int]]]:
+    """For each segment, the steps that are kept before and after it, only before, and only after."""
+    kept: list[AbstractSet[int]] = [frozenset(), *(segment.kept for segment in segments)]
+    return ((a & b, a - b, b - a) for a, b in pairwise(kept))
 
 
 def replaced(staying: int, going: int, coming: int, ahead: float) -> int:
