@@ -13,6 +13,9 @@ Then loading, training steps and memory beside the stock network of `resnet` (--
 --part large: a picture of --megapixels in tiles, within --max-memory, beside ones of a single megapixel; and how much
 memory it took.
 
+--part beside: a style alone, and beside another program that computes on all cores; with the way in which threads wait
+for each other that is OpenMP's own, and with ours.
+
 --part gpu: ResNet-9 on a CUDA GPU at 256 and 1024 px and 4K: the stock network in float32 and float16, ours, ours
 compiled; and what part of the rate of one large product of matrices in bfloat16 they reach.
 
@@ -26,6 +29,7 @@ import argparse
 import contextlib
 import copy
 import functools
+import itertools
 import json
 import math
 import multiprocessing
@@ -36,7 +40,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +229,41 @@ def large(style: str, megapixels: float, gib: float | None, exactly: str) -> dic
         "ratio": whole / side**2 * 1e6 / statistics.median(seconds),
         "gib_over_the_loaded_process": over / 2**30,
     }
+
+
+BUSY = "import torch\nmatrix = torch.rand(1500, 1500)\nwhile True: matrix @ matrix"  # all cores
+
+
+def calls(style: str, size: int) -> dict[str, float]:
+    """Seconds of the first picture, with the trial of 8 bit, and of those behind it."""
+    pipe = StylePipeline.from_pretrained(style, device="cpu")
+    picture = Image.effect_noise((size, size), 64).convert("RGB")
+    first, begin, seconds = timed(lambda: pipe(picture)), time.perf_counter(), []
+    while len(seconds) < 5 or (len(seconds) < 50 and time.perf_counter() - begin < 5):
+        seconds.append(timed(lambda: pipe(picture)))
+    return {"first": first, "seconds": statistics.median(seconds)}
+
+
+def compare_beside(styles: list[str], sizes: list[int], show: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Alone and beside a program that computes on all cores; as OpenMP waits by itself, and as with us."""
+    rows: list[dict[str, Any]] = []
+    ways: dict[str, dict[str, str | None]] = {"by itself": {"GOMP_SPINCOUNT": None}, "ours": {}}  # in our environment
+    show(f"{'':30}{'alone':>18}{'beside another':>18}   (seconds; the first in brackets)")
+    for style, size in itertools.product(styles, sizes):
+        found: dict[str, dict[str, dict[str, float]]] = {how: {} for how in ways}
+        for where in ("alone", "beside"):
+            other = subprocess.Popen([sys.executable, "-c", BUSY]) if where == "beside" else None
+            try:
+                for how, environment in ways.items():
+                    found[how][where] = apart("calls", style, size, environment=environment)
+            finally:
+                if other:
+                    other.kill()
+        for how, at in found.items():
+            cells = "".join(f"{one['seconds']:>10.3f} ({one['first']:5.2f})" for one in at.values())
+            show(f"{style:22}{size:>5}  {how:>9}{cells}")
+            rows.append({"style": style, "size": size, "waits": how, **at})
+    return rows
 
 
 # -- on a GPU --
@@ -466,7 +505,7 @@ def exported(name: str, folder: str) -> tuple[str, str]:
 # -- what is printed --
 
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {
-    f.__name__: f for f in (loading, stylising, training, memory, large, gpu)
+    f.__name__: f for f in (loading, stylising, training, memory, large, calls, gpu)
 }
 SIDES = ("ours", "float32", "onnx", "compiled")  # beside `stock`
 NAMES = 22  # width of the first column
@@ -478,10 +517,11 @@ COLUMNS = (  # title, width of a column, what it takes from a row of a family, t
 )
 
 
-def apart(name: str, *arguments: object) -> dict[str, Any]:
-    """Run one job in a process of its own, so that none warms up or bloats another."""
+def apart(name: str, *arguments: object, environment: Mapping[str, str | None] | None = None) -> dict[str, Any]:
+    """Run one job in a process of its own, so that none warms up or bloats another; None takes a variable away."""
     command = [sys.executable, __file__, "--job", name, json.dumps(arguments)]
-    output = subprocess.run(command, capture_output=True, text=True, check=False)
+    given = {key: value for key, value in {**os.environ, **(environment or {})}.items() if value is not None}
+    output = subprocess.run(command, capture_output=True, text=True, check=False, env=given)
     if output.returncode:
         raise SystemExit(f"{name} failed:\n{output.stderr}")
     return json.loads(output.stdout.splitlines()[-1])
@@ -563,7 +603,7 @@ def compare_with_stock(rounds: int, size: int, show: Callable[[str], None]) -> l
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=["families", "stock", "large", "gpu"], help="only one of the parts")
+    parser.add_argument("--part", choices=["families", "stock", "large", "beside", "gpu"], help="only one of the parts")
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), metavar="NAME")
     parser.add_argument("--styles", nargs="+", metavar="STYLE", help="these in place of families: names or folders")
     parser.add_argument("--sizes", nargs="+", type=int, default=[256, 512, 1024], help="sides of the pictures")
@@ -592,6 +632,8 @@ def main(arguments: list[str] | None = None) -> None:
         row = apart("large", style, options.megapixels, options.max_memory, options.statistics)
         found["large"] = {"style": style, **row}
         show("\n".join(f"{key.replace('_', ' '):32}{value}" for key, value in found["large"].items()))
+    if options.part == "beside":
+        found["beside"] = compare_beside(options.styles or ["fastcut-monet"], options.sizes, show)
     if options.part == "gpu":
         found["gpu"] = compare_on_gpu(options.rounds, options.seconds, show)
     if options.part in (None, "families"):

@@ -17,6 +17,13 @@ __version__ = "0.1.0"
 # looks at this once, at its first tensor; who sets it to 0 before is obeyed.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
+# Threads of OpenMP wait for each other by turning in a circle, libgomp's (torch for Linux) for milliseconds: beside
+# another program that computes they keep those off the processor that they wait for, and a picture takes up to 40 times
+# as long as it needs to. With so few turns, as libgomp takes by itself where it has more threads than there are
+# processors, it is as fast as half of the processors are. Read once, when torch is imported.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 # Public name -> the module that holds it. Names load on first use (PEP 562), so `import styleforge`
 # costs no torch, gradio, diffusers or accelerate.
 # PretrainedMixin comes through `models`, which fills its table. Training is `styleforge.train`: TrainConfig, train().

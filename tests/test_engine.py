@@ -819,12 +819,21 @@ def test_norms_of_large_maps_are_exact(dtype, most):
         assert (F.instance_norm(features).double() - exact).abs().max() < most
 
 
-def test_large_tensors_lie_in_large_pages_unless_somebody_says_otherwise():
-    show = "import styleforge, os; print(os.environ['THP_MEM_ALLOC_ENABLE'])"
-    for given, expected in (({}, "1"), ({"THP_MEM_ALLOC_ENABLE": "0"}, "0")):
-        environment = {key: value for key, value in os.environ.items() if key != "THP_MEM_ALLOC_ENABLE"} | given
-        made = subprocess.run([sys.executable, "-c", show], env=environment, capture_output=True, text=True, check=True)
-        assert made.stdout.strip() == expected
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ["1", "1000"]),  # large pages, and threads that do not wait for each other in circles
+        ({"THP_MEM_ALLOC_ENABLE": "0", "GOMP_SPINCOUNT": "7"}, ["0", "7"]),
+        ({"OMP_WAIT_POLICY": "active"}, ["1", "None"]),
+    ],
+)
+def test_what_torch_reads_when_it_begins_is_set_unless_somebody_says_otherwise(given, expected):
+    names = "THP_MEM_ALLOC_ENABLE", "GOMP_SPINCOUNT"
+    show = f"import styleforge, os, sys; assert 'torch' not in sys.modules; print(*map(os.environ.get, {names}))"
+    kept = {key: value for key, value in os.environ.items() if key not in (*names, "OMP_WAIT_POLICY")}
+    run = [sys.executable, "-c", show]
+    made = subprocess.run(run, env=kept | given, capture_output=True, text=True, check=True)
+    assert made.stdout.split() == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
