@@ -231,7 +231,7 @@ def large(style: str, megapixels: float, gib: float | None, exactly: str) -> dic
     }
 
 
-BUSY = "import torch\nmatrix = torch.rand(1500, 1500)\nwhile True: matrix @ matrix"  # all cores
+BUSY = "import torch\nmatrix = torch.rand(1500, 1500)\nmatrix @ matrix\nprint(flush=True)\nwhile True: matrix @ matrix"
 
 
 def calls(style: str, size: int) -> dict[str, float]:
@@ -244,6 +244,17 @@ def calls(style: str, size: int) -> dict[str, float]:
     return {"first": first, "seconds": statistics.median(seconds)}
 
 
+@contextlib.contextmanager
+def another() -> Iterator[None]:
+    """Beside a program that computes on all cores."""
+    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE) as program:
+        try:
+            program.stdout.readline()  # it has begun
+            yield
+        finally:
+            program.kill()
+
+
 def compare_beside(styles: list[str], sizes: list[int], show: Callable[[str], None]) -> list[dict[str, Any]]:
     """Alone and beside a program that computes on all cores; as OpenMP waits by itself, and as with us."""
     rows: list[dict[str, Any]] = []
@@ -252,13 +263,9 @@ def compare_beside(styles: list[str], sizes: list[int], show: Callable[[str], No
     for style, size in itertools.product(styles, sizes):
         found: dict[str, dict[str, dict[str, float]]] = {how: {} for how in ways}
         for where in ("alone", "beside"):
-            other = subprocess.Popen([sys.executable, "-c", BUSY]) if where == "beside" else None
-            try:
+            with another() if where == "beside" else contextlib.nullcontext():
                 for how, environment in ways.items():
                     found[how][where] = apart("calls", style, size, environment=environment)
-            finally:
-                if other:
-                    other.kill()
         for how, at in found.items():
             cells = "".join(f"{one['seconds']:>10.3f} ({one['first']:5.2f})" for one in at.values())
             show(f"{style:22}{size:>5}  {how:>9}{cells}")

@@ -17,10 +17,10 @@ __version__ = "0.1.0"
 # looks at this once, at its first tensor; who sets it to 0 before is obeyed.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-# Threads of OpenMP wait for each other by turning in a circle, libgomp's (torch for Linux) for milliseconds: beside
-# another program that computes they keep those off the processor that they wait for, and a picture takes up to 40 times
-# as long as it needs to. With so few turns, as libgomp takes by itself where it has more threads than there are
-# processors, it is as fast as half of the processors are. Read once, when torch is imported.
+# Threads of libgomp (torch for Linux) wait for each other by turning 300,000 times before they sleep, where they are no
+# more than the processors. It does not know of other programs: beside one that computes on all cores they keep the
+# processor from those that they wait for, and a picture took ten times as long as with half of the cores, and
+# more. Read once, when torch is imported. Measured by --part beside of scripts/benchmark.py.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -128,3 +129,30 @@ def test_a_large_picture_beside_a_small_one(capsys):
     assert row["seconds_per_megapixel"] == pytest.approx(row["seconds"] / row["megapixels"])
     assert row["ratio"] == pytest.approx(row["seconds_per_megapixel"] / row["seconds_of_one"])
     assert 0 <= row["gib_over_the_loaded_process"] < 0.5 and "gib over the loaded process" in table
+
+
+def test_a_style_beside_another_program_waits_in_both_ways(capsys, monkeypatch):
+    monkeypatch.setenv("GOMP_SPINCOUNT", "1000")
+    seen, others = [], []
+    begin = benchmark.subprocess.Popen
+
+    def run(command, *, env, **_):
+        busy = [other.poll() is None for other in others]
+        seen.append((json.loads(command[-1]), env.get("GOMP_SPINCOUNT"), any(busy)))
+        return SimpleNamespace(returncode=0, stdout=json.dumps({"first": 2.0, "seconds": len(seen)}))
+
+    def popen(command, **options):
+        others.append(begin([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], **options))
+        return others[-1]
+
+    monkeypatch.setattr(benchmark.subprocess, "run", run)
+    monkeypatch.setattr(benchmark.subprocess, "Popen", popen)
+    benchmark.main(["--part", "beside", "--json", "--sizes", "32", "--styles", "mini-classic"])
+    job = ["mini-classic", 32]
+    assert seen == [(job, None, False), (job, "1000", False), (job, None, True), (job, "1000", True)]
+    assert len(others) == 1 and others[0].poll() is not None
+    found = {
+        row["waits"]: (row["alone"]["seconds"], row["beside"]["seconds"])
+        for row in json.loads(capsys.readouterr().out)["beside"]
+    }
+    assert found == {"by itself": (1, 3), "ours": (2, 4)}

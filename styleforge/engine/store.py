@@ -250,17 +250,14 @@ def _on_disk() -> Iterator[None]:
 
 
 def free_on_disk() -> int:
-    """Bytes that are free for temporary files; 0 where there is no folder for them."""
-    try:
-        return shutil.disk_usage(tempfile.gettempdir()).free
-    except OSError:
-        return 0
+    """Bytes that are free for temporary files; raises :class:`OSError` where there is no folder for them."""
+    return shutil.disk_usage(tempfile.gettempdir()).free
 
 
 def _check_disk(need: int) -> None:
     """Raise :class:`ConfigError` if there is no room for so many bytes in temporary files."""
     with _on_disk():
-        free = shutil.disk_usage(tempfile.gettempdir()).free
+        free = free_on_disk()
     if need > free:
         raise _no_room(f"{free / memory.GIB:.1f} GiB free", f"at least {need / memory.GIB:.1f} GiB")
 

@@ -137,10 +137,14 @@ def _choose_again(steps: Trace, tile: int, workers: int, held: int, max_bytes: i
         steps.again = again
         return steps.held(segments := steps.segments(), _ahead(steps, segments, tile, workers)) <= room
 
-    if not any(fits(again, held) for again in THRIFT):
+    if any(fits(again, held) for again in THRIFT):
+        return
+    try:
         beside = min(memory.available() - max_bytes, free_on_disk()) * SHARE
-        if not fits(THRIFT[-1], held + beside):
-            steps.again = AGAIN
+    except OSError:  # no folder for files; perhaps none is needed
+        beside = 0
+    if not fits(THRIFT[-1], held + beside):
+        steps.again = AGAIN
 
 
 @torch.no_grad()
