@@ -441,10 +441,17 @@ def test_a_plan_keeps_to_its_budget_or_says_what_it_needs():
         store._check_disk(2**60)
 
 
-@pytest.mark.parametrize(("free", "disk", "again"), [(2**40, 2**40, 400), (2**30, 2**40, 800), (2**40, 2**20, 800)])
+@pytest.mark.parametrize(
+    ("free", "disk", "again"), [(2**40, 2**40, 400), (2**30, 2**40, 800), (2**40, 2**20, 800), (2**40, NONE, 800)]
+)
 def test_more_is_kept_in_a_file_that_the_system_has_in_memory(free, disk, again, monkeypatch):
+    def usage(folder):
+        if isinstance(disk, OSError):
+            raise disk
+        return SimpleNamespace(free=disk)
+
     monkeypatch.setattr(memory, "available", lambda *device: free)
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda folder: SimpleNamespace(free=disk))
+    monkeypatch.setattr(store.shutil, "disk_usage", usage)
     net, image = ResnetGenerator(width=32, blocks=2, upsample="resize"), torch.zeros(1).expand(1, 3, 8192, 8192)
     steps = plan(net, image, 2**30).trace
     assert steps.again == again
